@@ -1,0 +1,114 @@
+"""What the network sees in training: crops, flips, old film and old paper; on the device.
+
+Everything happens inside the jitted step, to whole batches, from one random key: sRGB pictures
+`B H W 3` in 0…1, lightness `B H W` in 0…100. Real old photographs should lie within what the
+network has seen, hence film response and ageing; what it is asked for stays the true colour.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from colorjax import color
+
+
+def _resampling(start: jax.Array, length: jax.Array, size: int, source: int) -> jax.Array:
+    """Rows of triangle-filter weights: `size source` for the window start … start + length."""
+    scale = length / size
+    centres = start + (jnp.arange(size) + 0.5) * scale - 0.5
+    distance = jnp.abs(jnp.arange(source) - centres[:, None]) / jnp.maximum(jnp.abs(scale), 1)
+    weights = jnp.maximum(1 - distance, 0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def random_crops(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+    """Random windows of half to all of each picture, half of them mirrored, scaled to `size`.
+
+    Args:
+        key: a random key.
+        images: `B S S 3` uint8.
+        size: of the result.
+
+    Returns:
+        `B size size 3` in 0…1. Scaling is bilinear and antialiased, as two matrix products.
+    """
+    batch, source = images.shape[:2]
+    lengths, tops, lefts, mirror = (
+        jax.random.uniform(k, (batch,)) for k in jax.random.split(key, 4)
+    )
+    lengths = source * (0.5 + 0.5 * lengths)
+    tops, lefts = tops * (source - lengths), lefts * (source - lengths)
+    # A mirrored window runs from its right edge backwards.
+    lefts, widths = (
+        jnp.where(mirror < 0.5, lefts, lefts + lengths),
+        jnp.where(mirror < 0.5, lengths, -lengths),
+    )
+    resample = jax.vmap(_resampling, in_axes=(0, 0, None, None))
+    rows = resample(tops, lengths, size, source)
+    columns = resample(lefts, widths, size, source)
+    return jnp.einsum("bys,bsuc,bxu->byxc", rows, images.astype(jnp.float32) / 255, columns)
+
+
+def _chosen(key: jax.Array, batch: int, share: float) -> jax.Array:
+    return jax.random.uniform(key, (batch, 1, 1)) < share
+
+
+def film_lightness(key: jax.Array, rgb: jax.Array, share: float) -> jax.Array:
+    """Lightness `B H W` as a film would have recorded it.
+
+    A share of the pictures is seen through a random mix of linear R, G and B instead of the eye's
+    luminance: film before the 1920s was blind to red, later film had other weaknesses.
+    """
+    choose, mix = jax.random.split(key)
+    weights = jax.random.dirichlet(mix, jnp.array([0.6, 1.0, 1.0]), (len(rgb),))
+    exposed = jnp.einsum("bhwc,bc->bhw", color.srgb_to_linear(rgb), weights)
+    film = color.grey_lightness(color.linear_to_srgb(exposed))
+    return jnp.where(_chosen(choose, len(rgb), share), film, color.lightness(rgb))
+
+
+def _block_noise(lightness: jax.Array, step: jax.Array) -> jax.Array:
+    """What JPEG's quantisation leaves: cosine coefficients of 8×8 blocks rounded to `step`."""
+    batch, height, width = lightness.shape
+    pad = ((0, 0), (0, -height % 8), (0, -width % 8))
+    n = jnp.arange(8)
+    basis = jnp.cos(jnp.pi / 8 * (n + 0.5) * n[:, None]) / 2
+    basis = basis.at[0].divide(2**0.5)
+    blocks = jnp.pad(lightness, pad, mode="edge")
+    rows, columns = blocks.shape[1] // 8, blocks.shape[2] // 8
+    blocks = blocks.reshape(batch, rows, 8, columns, 8)
+    coefficients = jnp.einsum("brycx,uy,vx->brucv", blocks, basis, basis)
+    # Coarser for finer detail, as in the tables of the standard (ITU-T T.81, annex K).
+    steps = step[..., None, None] * (1 + (n[:, None] + n) / 2)[None, None, :, None]
+    coefficients = steps * jnp.round(coefficients / steps)
+    blocks = jnp.einsum("brucv,uy,vx->brycx", coefficients, basis, basis)
+    return blocks.reshape(batch, rows * 8, columns * 8)[:, :height, :width]
+
+
+def age(key: jax.Array, lightness: jax.Array, share: float) -> jax.Array:
+    """Lightness `B H W` in 0…100 as an old print and its scan would show it.
+
+    Each of a soft lens, a faded print, grain and a scan's compression befalls a share of the
+    pictures, independently.
+    """
+    batch = len(lightness)
+    keys = iter(jax.random.split(key, 10))
+
+    def amount(low: float, high: float) -> jax.Array:
+        return jax.random.uniform(next(keys), (batch, 1, 1), minval=low, maxval=high)
+
+    def befall(aged: jax.Array, lightness: jax.Array) -> jax.Array:
+        return jnp.where(_chosen(next(keys), batch, share), aged, lightness)
+
+    side = amount(0, 0.3)  # weight of each neighbour in a 3 × 3 binomial-like blur
+    padded = jnp.pad(lightness, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = padded[:, 1:-1] + side * (padded[:, :-2] + padded[:, 2:])
+    soft = rows[:, :, 1:-1] + side * (rows[:, :, :-2] + rows[:, :, 2:])
+    lightness = befall(soft / (1 + 2 * side) ** 2, lightness)
+
+    black, white = amount(0, 25), amount(75, 100)
+    lightness = befall(black + (white - black) / 100 * lightness, lightness)
+
+    grain = jax.random.normal(next(keys), lightness.shape)
+    lightness = befall(lightness + amount(0, 6) * grain, lightness)
+
+    lightness = befall(_block_noise(lightness, amount(1, 8)), lightness)
+    return jnp.clip(lightness, 0, 100)

@@ -1,0 +1,191 @@
+"""Weights in one file, and training state that can be resumed.
+
+Weights are safetensors: parameters under their dotted names, and in the header, as JSON, the
+network's configuration and a summary of how they were trained, so that one file is enough. They
+are data, never code. Training state is kept by orbax, atomically and asynchronously; orbax is
+imported only there, so that colouring a photograph never loads it.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+Tree = dict[str, Any]
+
+
+class WeightsError(ValueError):
+    """What is wrong with a file of weights, as one sentence."""
+
+
+def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def save_weights(path: str | Path, params: Tree, network: Tree, summary: Tree, dtype="float32"):
+    """Write parameters whole or not at all.
+
+    Args:
+        path: of the file, `.safetensors` by custom.
+        params: a nested dict of arrays.
+        network: the network's configuration, JSON.
+        summary: how they were trained, JSON.
+        dtype: of the file's numbers; float16 halves its size.
+    """
+    tensors = {name: np.asarray(value).astype(dtype) for name, value in _flatten(params)}
+    metadata = {"network": json.dumps(network), "summary": json.dumps(summary)}
+    temporary = Path(f"{path}.tmp{os.getpid()}")
+    try:
+        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> tuple[Tree, Tree]:
+    """The network's configuration and the training summary of a file of weights.
+
+    Raises:
+        WeightsError: there is no such file, or it holds no weights of this project.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+        return json.loads(metadata["network"]), json.loads(metadata["summary"])
+    except FileNotFoundError:
+        raise WeightsError(f"{path} does not exist") from None
+    except KeyError:
+        raise WeightsError(f"{path} holds no network's configuration: not weights that "
+                           "train.py wrote") from None  # fmt: skip
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path} is not a file of weights: {error}") from None
+
+
+def load_weights(path: str | Path, expected: Tree) -> Tree:
+    """Read parameters as float32.
+
+    Args:
+        path: as `save_weights` wrote it.
+        expected: a nested dict of anything that has a shape: what the network needs.
+
+    Raises:
+        WeightsError: a part is missing, is one too many, has another shape or is not finite.
+    """
+    shapes = dict(_flatten(expected))
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path} is not a file of weights: {error}") from None
+    for name in shapes.keys() ^ tensors.keys():
+        what = "lacks" if name in shapes else "holds a part that its network has not:"
+        raise WeightsError(f"{path} {what} {name}")
+    for name, tensor in tensors.items():
+        if tensor.shape != shapes[name].shape:
+            raise WeightsError(
+                f"{path}: {name} is {tensor.shape}, its network needs {shapes[name].shape}"
+            )
+        if not np.isfinite(tensor).all():
+            raise WeightsError(f"{path}: {name} holds numbers that are not finite")
+
+    def fill(tree: Tree, prefix: str = "") -> Tree:
+        return {
+            key: fill(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else jnp.asarray(tensors[f"{prefix}{key}"], jnp.float32)
+            for key, value in tree.items()
+        }
+
+    return fill(expected)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """A full disk reaches us as one of many exceptions of orbax and tensorstore."""
+    try:
+        yield
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise OSError(f"a checkpoint could not be written: {first}") from error
+
+
+class Checkpoints:
+    """Training states in a directory: the newest and the best are kept.
+
+    Saving copies the state and writes in the background; a checkpoint appears whole or not at all.
+    """
+
+    def __init__(self, directory: str | Path):
+        """Open or create the directory."""
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as managers
+
+        self._ocp = ocp
+        # It warns of checkpoints without a value, which an interrupted run makes on purpose.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+
+        def value(metrics: Tree) -> float:
+            return metrics["value"]
+
+        # Both: keeping only the best would delete the newest, and a resume would go back to it.
+        best = managers.BestN(n=1, get_metric_fn=value, keep_checkpoints_without_metrics=False)
+        keep = managers.AnyPreservationPolicy([managers.LatestN(1), best])
+        # best_fn, too: without it values are not written, and after a resume there is no best.
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep, best_fn=value, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+    def newest(self) -> int | None:
+        """The step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, progress: Tree, value: float | None = None) -> None:
+        """Save in the background what decides the future.
+
+        Args:
+            step: of the state.
+            state: a pytree of arrays.
+            progress: JSON.
+            value: what validation said of this state, higher is better; None without validation.
+        """
+        ocp = self._ocp
+        # A copy, since the next step is given the state's memory while this is being written.
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
+            progress=ocp.args.JsonSave(progress),
+        )
+        metrics = None if value is None else {"value": value}
+        with _as_os_error():
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def restore(self, step: int, like: Any) -> tuple[Any, Tree]:
+        """The state and progress saved at a step, placed and shaped as the pytree `like`."""
+        ocp = self._ocp
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=items)
+        return restored["state"], restored["progress"]
+
+    def wait(self) -> None:
+        """Wait until everything saved is on disk; raises OSError if it could not be written."""
+        with _as_os_error():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then release the directory."""
+        self._manager.close()

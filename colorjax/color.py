@@ -1,0 +1,121 @@
+"""sRGB and CIE Lab, exactly, as pure functions of jnp arrays.
+
+One convention: RGB is gamma-encoded sRGB (IEC 61966-2-1) in 0…1, Lab is CIE 1976 L*a*b* under D65
+with L in 0…100, channels come last, and any leading shape will do. The matrix is derived from the
+sRGB primaries in float64, so that rows sum to one, greys are neutral, and every 8-bit colour
+survives RGB → Lab → RGB unchanged.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# xy chromaticities of the sRGB primaries (ITU-R BT.709) and the D65 white point as XYZ (ASTM E308).
+_PRIMARIES = np.array([[0.64, 0.33], [0.30, 0.60], [0.15, 0.06]])
+_WHITE = np.array([0.95047, 1.0, 1.08883])
+
+# CIE 15:2004, with the exact rationals for which the two branches of f meet.
+_EPSILON = 216 / 24389
+_KAPPA = 24389 / 27
+
+
+def _rgb_to_xyz_matrix() -> np.ndarray:
+    """Linear RGB → XYZ relative to white: float64 of shape 3 3 whose rows sum to 1."""
+    x, y = _PRIMARIES.T
+    columns = np.stack([x / y, np.ones(3), (1 - x - y) / y])
+    matrix = columns * np.linalg.solve(columns, _WHITE)
+    return matrix / _WHITE[:, None]
+
+
+_TO_XYZ = _rgb_to_xyz_matrix()
+_TO_RGB = np.linalg.inv(_TO_XYZ)
+_LUMINANCE = _TO_XYZ[1]
+
+
+def _mix(channels: jax.Array, matrix: np.ndarray) -> jax.Array:
+    """Apply a matrix to the last axis; in full float32, where GPUs may otherwise use TF32."""
+    return jnp.einsum(
+        "...c,dc->...d", channels, jnp.asarray(matrix, channels.dtype), precision="highest"
+    )
+
+
+def srgb_to_linear(rgb: jax.Array) -> jax.Array:
+    """Undo the sRGB transfer curve: … in 0…1 → … in 0…1 (negative values go on linearly)."""
+    # The maximum keeps the power's gradient finite where the other branch is taken.
+    power = ((jnp.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
+    return jnp.where(rgb <= 0.04045, rgb / 12.92, power)
+
+
+def linear_to_srgb(linear: jax.Array) -> jax.Array:
+    """Apply the sRGB transfer curve: … in 0…1 → … in 0…1 (negative values go on linearly)."""
+    power = 1.055 * jnp.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return jnp.where(linear <= 0.0031308, 12.92 * linear, power)
+
+
+def _f(t: jax.Array) -> jax.Array:
+    return jnp.where(t > _EPSILON, jnp.cbrt(jnp.maximum(t, _EPSILON)), (_KAPPA * t + 16) / 116)
+
+
+def _f_inverse(f: jax.Array) -> jax.Array:
+    return jnp.where(f > 6 / 29, f**3, (116 * f - 16) / _KAPPA)
+
+
+def rgb_to_lab(rgb: jax.Array) -> jax.Array:
+    """SRGB … 3 in 0…1 → CIE L*a*b* … 3 with L in 0…100 (CIE 15:2004)."""
+    x, y, z = jnp.moveaxis(_f(_mix(srgb_to_linear(rgb), _TO_XYZ)), -1, 0)
+    return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def _lab_to_linear(lab: jax.Array) -> jax.Array:
+    lightness, a, b = jnp.moveaxis(lab, -1, 0)
+    y = (lightness + 16) / 116
+    xyz = jnp.stack([y + a / 500, y, y - b / 200], axis=-1)
+    return _mix(_f_inverse(xyz), _TO_RGB)
+
+
+def lab_to_rgb(lab: jax.Array) -> jax.Array:
+    """CIE L*a*b* … 3 → sRGB … 3, in 0…1 for colours inside the gamut and beyond it outside."""
+    return linear_to_srgb(_lab_to_linear(lab))
+
+
+def lightness(rgb: jax.Array) -> jax.Array:
+    """Lightness L* in 0…100 of sRGB … 3 in 0…1 → …."""
+    return 116 * _f(_mix(srgb_to_linear(rgb), _LUMINANCE[None]))[..., 0] - 16
+
+
+def grey_lightness(grey: jax.Array) -> jax.Array:
+    """Lightness L* in 0…100 of grey sRGB values … in 0…1 → …, equal to that of (g, g, g)."""
+    return 116 * _f(srgb_to_linear(grey)) - 16
+
+
+def fit_gamut(lab: jax.Array) -> jax.Array:
+    """Lab … 3 with L in 0…100 → sRGB … 3 in 0…1 of the same lightness, whatever a and b.
+
+    L depends on the luminance Y alone, so a colour outside the gamut is pulled in linear RGB
+    towards the grey of its own Y until its last channel fits. Clipping instead would change
+    lightness, by up to 28 for strong chroma. Colours inside the gamut are not moved.
+    """
+    luminance = jnp.clip(_f_inverse((lab[..., :1] + 16) / 116), 0, 1)
+    offset = _lab_to_linear(lab) - luminance
+    # How far along the line from grey to the colour each channel may go. The floor keeps the
+    # quotient's gradient finite for greys, whose offset is 0.
+    room = jnp.where(offset > 0, 1 - luminance, luminance) / jnp.maximum(jnp.abs(offset), 1e-12)
+    reach = jnp.minimum(room.min(axis=-1, keepdims=True), 1)
+    return jnp.clip(linear_to_srgb(luminance + reach * offset), 0, 1)
+
+
+def colorfulness(rgb: jax.Array, absolute: bool = False) -> jax.Array:
+    """Hasler and Süsstrunk's colourfulness of sRGB pictures … H W 3 in 0…1 → …, about 0…150.
+
+    Args:
+        rgb: pictures; opponent values are taken on the 0…255 scale of the paper.
+        absolute: the variant of the colourisation literature, which takes absolute values of the
+            opponent channels before their mean and standard deviation.
+    """
+    red, green, blue = jnp.moveaxis(255 * rgb, -1, 0)
+    opponents = jnp.stack([red - green, 0.5 * (red + green) - blue])
+    if absolute:
+        opponents = jnp.abs(opponents)
+    spread = jnp.linalg.norm(opponents.std(axis=(-2, -1)), axis=0)
+    centre = jnp.linalg.norm(opponents.mean(axis=(-2, -1)), axis=0)
+    return spread + 0.3 * centre

@@ -1,0 +1,249 @@
+"""A folder of photographs → a packed uint8 pool on disk → batches.
+
+`pack` decodes the folder once: one memory-mapped array `N S S 3` of uint8 sRGB, beside it an index
+and a list of what was left out and why. `Batches` gathers batch k, a pure function of the run's
+seed and k, so training needs no iterator state. Nothing here grows with the folder but the index.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpy.lib import format as npy
+
+from colorjax import color, files
+
+_VERSION = 1  # of the pool's layout: another number packs anew
+_CHUNK = 256  # photographs decoded and judged at a time
+
+
+class DataError(ValueError):
+    """What is wrong with a folder of photographs, as one sentence."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A packed folder: `images` is `N S S 3` uint8, memory-mapped; the rest has N entries."""
+
+    images: np.ndarray
+    hashes: np.ndarray  # uint64, of each file's content
+    paths: list[str]  # relative to the folder
+    left_out: dict[str, int]  # photographs left out, by cause
+    fingerprint: str  # of the folder's names, sizes and times, and how they were packed
+    directory: Path
+
+    def __len__(self) -> int:
+        """The number of photographs."""
+        return len(self.images)
+
+    def split(self, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+        """Indices for training and for validation, at least one, by the files' content.
+
+        A photograph stays on its side whatever is added to the folder or however it is packed.
+        """
+        order = np.argsort(self.hashes, kind="stable")
+        count = int((self.hashes < np.uint64(fraction * (2**64 - 1))).sum())
+        return np.sort(order[max(count, 1) :]), order[: max(count, 1)]
+
+
+def _fingerprint(folder: Path, paths: list[Path], settings: list) -> str:
+    digest = hashlib.sha256(json.dumps([_VERSION, *settings]).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _load(directory: Path) -> Pool:
+    index = json.loads((directory / "index.json").read_text())
+    return Pool(
+        images=np.load(directory / "images.npy", mmap_mode="r"),
+        hashes=np.load(directory / "hashes.npy"),
+        paths=index["paths"],
+        left_out=index["left_out"],
+        fingerprint=index["fingerprint"],
+        directory=directory,
+    )
+
+
+_colorfulness = jax.jit(lambda images: color.colorfulness(images / 255.0))
+
+
+def _decode(path: Path, side: int) -> tuple[int, np.ndarray] | str:
+    """A file's content hash and pixels, or why it can't be used."""
+    try:
+        content = path.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        return int.from_bytes(digest, "big"), files.read_small(content, str(path), side)
+    except files.FileError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+
+
+def _judged(
+    paths: list[Path], side: int, min_colorfulness: float, progress: Callable[[int], None]
+) -> Iterator[tuple[Path, int, np.ndarray | None, str, str]]:
+    """Each path with its hash and pixels, or with the cause and reason for leaving it out."""
+    seen: dict[int, Path] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales without the GIL
+        waiting = iter(paths)
+        pending = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, _CHUNK)]
+        while pending:
+            ahead = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, _CHUNK)]
+            results = [(path, future.result()) for path, future in pending]
+            images = np.zeros((_CHUNK, side, side, 3), np.uint8)
+            for row, (_, result) in enumerate(results):
+                if not isinstance(result, str):
+                    images[row] = result[1]
+            colorful = np.asarray(_colorfulness(images))
+            for row, (path, result) in enumerate(results):
+                progress(1)
+                if isinstance(result, str):
+                    yield path, 0, None, "unreadable or too small", result
+                elif result[0] in seen:
+                    yield path, 0, None, "duplicates", f"{path}: the same as {seen[result[0]]}"
+                elif colorful[row] < min_colorfulness:
+                    reason = f"{path}: colourfulness {colorful[row]:.1f} < {min_colorfulness:g}"
+                    yield path, 0, None, "nearly grey", reason
+                else:
+                    seen[result[0]] = path
+                    yield path, result[0], result[1], "", ""
+            pending = ahead
+
+
+def pack(
+    folder: str | Path,
+    side: int,
+    cache: str | Path,
+    min_colorfulness: float = 15,
+    say: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Pool:
+    """Decode a folder of photographs into a pool, or reuse the one packed before.
+
+    Args:
+        folder: of any nesting.
+        side: S; each photograph's short side is scaled to it and its centre square kept.
+        cache: the directory in which pools are kept, one folder each.
+        min_colorfulness: less colourful photographs are left out (Hasler and Süsstrunk's number):
+            a network that learns from grey photographs answers with grey.
+        say: told in a line what is done.
+        progress: called with how many files of how many have been decoded.
+
+    Raises:
+        DataError: the folder is missing, or holds no photograph that can be used.
+        OSError: the pool cannot be written.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}")
+    paths = files.list_images(folder)
+    if not paths:
+        kinds = " ".join(sorted(files.SUFFIXES))
+        raise DataError(f"{folder} holds no photographs ({kinds})")
+
+    fingerprint = _fingerprint(folder, paths, [side, min_colorfulness])
+    name = f"{folder.resolve().name}-{side}px-{fingerprint}"
+    directory = Path(cache) / name
+    if (directory / "index.json").exists():
+        pool = _load(directory)
+        say(f"{len(pool)} photographs, packed before in {directory}")
+        return pool
+
+    directory.mkdir(parents=True, exist_ok=True)
+    size = len(paths) * side * side * 3
+    free = shutil.disk_usage(directory).free
+    if size > free:
+        raise DataError(
+            f"{directory} has {free / 1e9:.1f} GB free, and {len(paths)} photographs at {side} "
+            f"pixels may need {size / 1e9:.1f} GB: set XDG_CACHE_HOME to a larger disk"
+        )
+    say(f"packing {len(paths)} photographs at {side} pixels, {size / 1e6:.0f} MB, in {directory}")
+
+    kept, hashes, causes = [], [], Counter()
+    done = 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, len(paths))
+
+    # Under temporary names until the end; index.json comes last and makes the pool whole.
+    left_out_path = directory / "left-out.txt"
+    with open(directory / "images.tmp", "wb") as images, open(left_out_path, "w") as out:
+        npy.write_array_header_1_0(images, _header(0, side))
+        for path, digest, pixels, cause, reason in _judged(paths, side, min_colorfulness, step):
+            if pixels is None:
+                causes[cause] += 1
+                print(reason, file=out)
+            else:
+                images.write(pixels)
+                kept.append(str(path.relative_to(folder)))
+                hashes.append(digest)
+        images.seek(0)  # numpy leaves room in a header for its first axis to grow
+        npy.write_array_header_1_0(images, _header(len(kept), side))
+    left_out = dict(causes)
+    said = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
+    if not kept:
+        raise DataError(f"{folder} holds no photograph that can be used: {said}")
+    os.replace(directory / "images.tmp", directory / "images.npy")
+    np.save(directory / "hashes.npy", np.array(hashes, np.uint64))
+    index = {"fingerprint": fingerprint, "left_out": left_out, "paths": kept}
+    (directory / "index.tmp").write_text(json.dumps(index))
+    os.replace(directory / "index.tmp", directory / "index.json")
+    say(f"{len(kept)} photographs packed")
+    if said:
+        say(f"left out: {said}, listed in {left_out_path}")
+    return _load(directory)
+
+
+def _header(count: int, side: int) -> dict:
+    return {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
+
+
+def batches(
+    pool: Pool, rows: np.ndarray, batch: int, seed: int, first: int, last: int, sharding=None
+) -> Iterator[jax.Array]:
+    """Batches `first` up to `last` on the device, `B S S 3` uint8, each gathered one ahead.
+
+    Each epoch takes all rows in a new order that follows from the seed, less what is left over
+    after the last whole batch.
+
+    Args:
+        pool: where from.
+        rows: which of its photographs.
+        batch: B, at most as many as there are rows.
+        seed: of the run.
+        first: the step of the first batch.
+        last: the step before which to end.
+        sharding: where to put them.
+    """
+    epoch, order = -1, rows
+
+    def gather(step: int) -> jax.Array:
+        nonlocal epoch, order
+        per_epoch = len(rows) // batch
+        if epoch != step // per_epoch:
+            epoch = step // per_epoch
+            order = np.random.default_rng((seed, epoch)).permutation(rows)
+        place = step % per_epoch * batch
+        return jax.device_put(pool.images[order[place : place + batch]], sharding)
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(gather, first) if first < last else None
+        for step in range(first, last):
+            images = ahead.result()
+            if step + 1 < last:
+                ahead = thread.submit(gather, step + 1)
+            yield images

@@ -1,0 +1,134 @@
+"""What a run shows of itself: progress, sample grids, the epoch strip, curves.
+
+Pictures are sRGB in 0…1, written as 8-bit PNG.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+from colorjax import color
+
+
+class Bar:
+    """A progress bar on a terminal, a plain line every ten seconds elsewhere."""
+
+    def __init__(self, title: str):
+        """Name what is in progress."""
+        self._title, self._bar = title, None
+        self._first, self._start, self._last = -1, 0.0, 0.0
+
+    def update(self, done: int, total: int, text: str = "") -> None:
+        """Show how far it has come."""
+        now = time.monotonic()
+        if self._first < 0:
+            self._first, self._start, self._last = done, now, now
+        if sys.stdout.isatty():
+            if self._bar is None:
+                from rich import progress
+
+                self._bar = progress.Progress(
+                    progress.TextColumn("{task.description}"), progress.BarColumn(),
+                    progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[text]}"),
+                    progress.TimeRemainingColumn(), progress.TextColumn("left"),
+                )  # fmt: skip
+                self._bar.add_task(self._title, completed=done, total=total, text=text)
+                self._bar.start()
+            self._bar.update(self._bar.task_ids[0], completed=done, text=text)
+        elif now - self._last >= 10:
+            self._last = now
+            left = (now - self._start) / max(done - self._first, 1) * (total - done)
+            print(f"{self._title} {done}/{total}  {text}  {left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        """Take the bar off the screen; the next update brings it back."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _write(path: Path, picture: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    iio.imwrite(temporary, picture, extension=".png")
+    os.replace(temporary, path)
+
+
+def _column(pictures: np.ndarray) -> np.ndarray:
+    """`N S S 3` in 0…1 → one picture, N of them below each other, a white gap between."""
+    pictures = np.round(255 * np.asarray(pictures)).astype(np.uint8)
+    return np.concatenate(
+        list(np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255))
+    )
+
+
+def grey(truth: np.ndarray) -> np.ndarray:
+    """SRGB `… 3` in 0…1 → the same lightness without colour."""
+    lightness = color.lightness(truth)[..., None]
+    return np.asarray(color.fit_gamut(np.concatenate([lightness, 0 * truth[..., 1:]], axis=-1)))
+
+
+def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.ndarray) -> Path:
+    """Write `samples/step-….png`: a row a photograph, grey, prediction and truth beside it.
+
+    And `strip.png` anew: the same photographs, one column a validation (the paper's figure 3.2),
+    grey first and the truth last.
+    """
+    samples = directory / "samples"
+    samples.mkdir(exist_ok=True)
+    path = samples / f"step-{step:07}.png"
+    first, last = _column(grey(truth)), _column(truth)
+    _write(path, np.concatenate([first, _column(prediction), last], axis=1))
+    width = first.shape[1]
+    columns = [iio.imread(p)[:, width : 2 * width] for p in sorted(samples.glob("step-*.png"))]
+    _write(directory / "strip.png", np.concatenate([first, *columns, last], axis=1))
+    return path
+
+
+def cut_back(directory: Path, step: int) -> None:
+    """Take back what log and samples say of later steps than the one a run resumes from."""
+    log = directory / "log.jsonl"
+    if log.exists():
+        lines = log.read_text().splitlines(keepends=True)
+        kept = []
+        for line in lines:
+            if not line.endswith("\n"):  # cut off in the middle of writing
+                break
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        temporary = log.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, log)
+    for path in (directory / "samples").glob("step-*.png"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
+
+
+def curves(directory: Path) -> Path | None:
+    """Write `curves.png` from the log: loss and validation PSNR; None without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    training = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    validation = [line for line in lines if "psnr" in line]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot(*zip(*training, strict=True))
+    left.set(title="training loss", xlabel="step", yscale="log")
+    steps = [line["step"] for line in validation]
+    for name, style in (("psnr", "-"), ("psnr_constant", "--"), ("psnr_grey", ":")):
+        right.plot(steps, [line[name] for line in validation], style, label=name)
+    right.set(title="validation, dB", xlabel="step")
+    right.legend()
+    path = directory / "curves.png"
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+    return path

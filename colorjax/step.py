@@ -1,0 +1,179 @@
+"""Training state, optimiser, the jitted training and evaluation steps, device placement.
+
+A step is a pure function of the state and a batch of uint8 pictures: its randomness follows from
+the run's seed and the state's step number, so a resumed run repeats an uninterrupted one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from colorjax import augment, color, loss, model
+from colorjax.model import NetworkConfig, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that decides how training goes on; parameters are its only network state."""
+
+    params: Params
+    ema: Params  # exponential moving average of params: what is validated and kept
+    moments: optax.OptState
+    step: jax.Array  # int32, steps done
+    total_steps: jax.Array  # int32, where the cosine schedule ends
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What a training step needs to know of the run's configuration; hashable, so jit's static."""
+
+    network: NetworkConfig
+    size: int = 64  # pixels a side that the network sees
+    seed: int = 0
+    lr: float = 1e-3  # at the schedule's peak
+    weight_decay: float = 0.01
+    clip: float = 1.0  # global gradient norm
+    film: float = 0.3  # share of pictures seen as film would have recorded them
+    ageing: float = 0.2  # share of pictures befallen by each kind of ageing
+    dtype: str = "float32"  # of the network's computation
+
+
+def _optimizer(config: StepConfig) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019) but for the learning rate, which the step multiplies.
+
+    Weight decay falls on kernels alone: biases and scales have fewer than two dimensions.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.scale_by_adam(b2=0.99),
+        optax.add_decayed_weights(
+            config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+        ),
+    )
+
+
+def learning_rate(config: StepConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
+    """Linear warm-up over the first 2 % of the steps (at most 1,000), then a cosine to zero."""
+    warmup = jnp.clip(total_steps // 50, 1, 1000)
+    progress = (step - warmup) / jnp.maximum(total_steps - warmup, 1)
+    cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(progress, 0, 1))
+    return config.lr * jnp.where(step < warmup, (step + 1) / warmup, cosine)
+
+
+def create_state(
+    config: StepConfig, total_steps: int = 0, params: Params | None = None
+) -> TrainState:
+    """A state at step 0, from new parameters or the given ones."""
+    params = params or model.init(config.seed, config.network)
+    return TrainState(
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),  # a copy, or donating the state would fail
+        moments=_optimizer(config).init(params),
+        step=jnp.int32(0),
+        total_steps=jnp.int32(total_steps),
+    )
+
+
+def _examples(config: StepConfig, key: jax.Array, images: jax.Array):
+    """What the network sees, `B H W`, and the ab it should say, `B h w 2`."""
+    crop_key, film_key, age_key = jax.random.split(key, 3)
+    rgb = augment.random_crops(crop_key, images, config.size)
+    lightness = augment.film_lightness(film_key, rgb, config.film)
+    lab = jnp.concatenate([lightness[..., None], color.rgb_to_lab(rgb)[..., 1:]], axis=-1)
+    batch, height, width = lightness.shape
+    block = config.network.reduction
+    if block > 1:
+        lab = lab.reshape(batch, height // block, block, width // block, block, 3).mean((2, 4))
+    # The colour that is there, as far as it exists at the lightness that the film recorded.
+    target = color.rgb_to_lab(color.fit_gamut(lab))[..., 1:]
+    return augment.age(age_key, lightness, config.ageing), target
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_step(
+    config: StepConfig, state: TrainState, images: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
+
+    Returns:
+        The next state, and scalars: the loss, and the gradient's norm before clipping.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    lightness, target = jax.lax.stop_gradient(_examples(config, key, images))
+
+    def objective(params: Params) -> jax.Array:
+        ab = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
+        return loss.mean_squared_error(ab, target)
+
+    value, gradient = jax.value_and_grad(objective)(state.params)
+    updates, moments = _optimizer(config).update(gradient, state.moments, state.params)
+    rate = learning_rate(config, state.step, state.total_steps)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    # The average forgets its start: with a constant decay, short runs would stay near it.
+    decay = jnp.minimum(0.999, (1 + state.step) / (10 + state.step))
+    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    return TrainState(params, ema, moments, state.step + 1, state.total_steps), metrics
+
+
+def colour_up(lightness: jax.Array, ab: jax.Array) -> jax.Array:
+    """Lightness `B H W` with ab `B h w 2` scaled up bicubically → sRGB `B H W 3` of 8-bit steps."""
+    ab = jax.image.resize(ab, (*lightness.shape, 2), "cubic")
+    lab = jnp.concatenate([lightness[..., None], ab], axis=-1)
+    return jnp.round(255 * color.fit_gamut(lab)) / 255
+
+
+def centre_crops(images: jax.Array, size: int) -> jax.Array:
+    """`B S S 3` uint8 → the centre `B size size 3` in 0…1."""
+    start = (images.shape[1] - size) // 2
+    return images[:, start : start + size, start : start + size].astype(jnp.float32) / 255
+
+
+@partial(jax.jit, static_argnums=0)
+def predict(config: StepConfig, params: Params, images: jax.Array) -> jax.Array:
+    """Centre crops of `B S S 3` uint8 pictures, coloured anew: sRGB `B size size 3` in 0…1."""
+    lightness = color.lightness(centre_crops(images, config.size))
+    ab = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
+    return colour_up(lightness, ab)
+
+
+@jax.jit
+def is_finite(params: Params) -> jax.Array:
+    """Whether every parameter is a finite number."""
+    return jnp.all(jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
+
+
+def placement(devices: int = 0) -> tuple[NamedSharding, NamedSharding]:
+    """Shardings for the state (whole on each device) and for batches (split over them).
+
+    Args:
+        devices: how many to use; 0 means all.
+
+    Raises:
+        ValueError: there are not as many.
+    """
+    count = devices or jax.device_count()
+    if count > jax.device_count():
+        raise ValueError(f"--devices {count}: this machine has {jax.device_count()}")
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,),
+                         devices=jax.devices()[:count])  # fmt: skip
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+
+def seconds_per_call(function: Callable[[], object], seconds: float) -> float:
+    """Mean time of a call over about as many seconds, the first two calls (compilation) apart."""
+    import time
+
+    jax.block_until_ready(function())
+    jax.block_until_ready(function())
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or calls < 3:
+        jax.block_until_ready(function())
+        calls += 1
+    return (time.perf_counter() - start) / calls

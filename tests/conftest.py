@@ -1,0 +1,45 @@
+"""Strict settings, four CPU devices, a cache of their own, and a small folder of photographs."""
+
+import os
+import tempfile
+
+# Before jax starts: packed photographs and compiled programs of the tests stay among the tests,
+# shared by the processes they start.
+_CACHE = tempfile.TemporaryDirectory(prefix="colorjax-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from colorjax import config
+
+jax.config.update("jax_num_cpu_devices", 4)
+config.use_compilation_cache()
+
+
+def picture(seed: int, height: int = 40, width: int = 52) -> np.ndarray:
+    """A colourful scene, `H W 3` uint8: smooth ground, a disc, some texture; unlike any other."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    ground, sky, disc = random.uniform(0, 255, (3, 3))
+    scene = ground + (sky - ground) * y[..., None]
+    centre, radius = random.uniform(0.2, 0.6, 2), random.uniform(0.1, 0.3)
+    inside = ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2)[..., None]
+    scene = np.where(inside, disc, scene) + random.normal(0, 6, (height, width, 1))
+    return np.clip(scene, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """A folder of 40 colourful photographs in several formats, sizes and subfolders."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(40):
+        suffix = ("jpg", "png", "webp", "tif", "bmp")[number % 5]
+        place = folder / ("flowers" if number % 2 else "nested/deeper")
+        place.mkdir(parents=True, exist_ok=True)
+        size = (40, 52) if number % 3 else (60, 36)
+        Image.fromarray(picture(number, *size)).save(place / f"{number:03}.{suffix}")
+    return folder

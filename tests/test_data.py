@@ -1,0 +1,130 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+
+from colorjax import data
+
+
+def pack(folder, tmp_path, **options):
+    said = []
+    pool = data.pack(
+        folder, options.pop("side", 24), tmp_path / "pools", say=said.append, **options
+    )
+    return pool, said
+
+
+def test_every_format_and_depth_of_folder_is_packed(photographs, tmp_path):
+    pool, said = pack(photographs, tmp_path)
+    assert pool.images.shape == (40, 24, 24, 3) and pool.images.dtype == np.uint8
+    assert {os.path.splitext(path)[1] for path in pool.paths} == {
+        ".jpg", ".png", ".webp", ".tif", ".bmp"
+    }  # fmt: skip
+    assert len(set(pool.hashes.tolist())) == 40 and not pool.left_out
+    # Row k is the photograph of path k: its mean colour is the centre square's.
+    for row in (3, 20):
+        source = np.asarray(Image.open(photographs / pool.paths[row]).convert("RGB"))
+        inset = (source.shape[1] - source.shape[0]) // 2
+        square = source[:, inset:-inset] if inset > 0 else source[-inset:inset]
+        # within 3 of 255: scaling weighs borders otherwise, and JPEG is decoded at half size
+        np.testing.assert_allclose(pool.images[row].mean((0, 1)), square.mean((0, 1)), atol=3)
+
+
+def test_unchanged_folder_is_not_packed_again(photographs, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(photographs, folder)
+    first, _ = pack(folder, tmp_path)
+    again, said = pack(folder, tmp_path)
+    assert "packed before" in said[0] and again.fingerprint == first.fingerprint
+    Image.fromarray(picture(99)).save(folder / "new.png")
+    changed, said = pack(folder, tmp_path)
+    assert "packing 41" in said[0] and changed.fingerprint != first.fingerprint
+    assert pack(folder, tmp_path, side=32)[0].images.shape[1] == 32
+
+
+def test_what_is_left_out_is_counted_and_listed(photographs, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(photographs, folder)
+    shutil.copy(folder / "flowers/001.png", folder / "again.png")
+    Image.fromarray(picture(0)).convert("L").save(folder / "grey.png")
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.jpg").touch()
+    content = (folder / "flowers/005.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    Image.fromarray(picture(1, 8, 8)).save(folder / "tiny.png")
+    pool, said = pack(folder, tmp_path)
+    assert len(pool) == 40
+    assert pool.left_out == {"duplicates": 1, "nearly grey": 1, "unreadable or too small": 4}
+    listed = (pool.directory / "left-out.txt").read_text()
+    for name in ("001.png", "grey.png", "text.jpg", "empty.jpg", "cut.jpg", "tiny.png"):
+        assert name in listed
+    assert any("left out: " in line for line in said)
+    assert len(pack(folder, tmp_path, min_colorfulness=0)[0]) == 41
+
+
+def test_interrupted_packing_leaves_no_pool(photographs, tmp_path):
+    def interrupt(done, total):
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(photographs, tmp_path, progress=interrupt)
+    assert not list(tmp_path.glob("pools/*/index.json"))
+    assert len(pack(photographs, tmp_path)[0]) == 40
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "does not exist"),
+        (lambda folder: folder.write_text("x"), "is a file"),
+        (lambda folder: folder.mkdir(), "holds no photographs"),
+        (lambda folder: (folder.mkdir(), (folder / "a.jpg").write_text("x")), "can be used"),
+    ],
+)
+def test_folders_without_photographs(tmp_path, make, message):
+    make(tmp_path / "folder")
+    with pytest.raises(data.DataError, match=message) as error:
+        pack(tmp_path / "folder", tmp_path)
+    assert "folder" in str(error.value)
+
+
+def test_full_disk_is_foreseen(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 100))
+    with pytest.raises(data.DataError, match="GB free"):
+        pack(photographs, tmp_path)
+
+
+def test_split_is_by_content(photographs, tmp_path):
+    pool, _ = pack(photographs, tmp_path)
+    rows, held_out = pool.split(0.2)
+    assert sorted([*rows, *held_out]) == list(range(40)) and 1 <= len(held_out) < 20
+    assert len(pool.split(1e-9)[1]) == 1  # at least one
+    folder = tmp_path / "more"
+    shutil.copytree(photographs, folder)
+    Image.fromarray(picture(99)).save(folder / "000-first.png")
+    more, _ = pack(folder, tmp_path, side=32)
+    names = {pool.paths[row] for row in held_out}
+    assert names <= {more.paths[row] for row in more.split(0.2)[1]}
+
+
+def test_batches_are_a_function_of_seed_and_step(photographs, tmp_path):
+    pool, _ = pack(photographs, tmp_path)
+    rows = np.arange(3, 40)
+
+    def take(first, last, seed=0):
+        return [np.asarray(b) for b in data.batches(pool, rows, 8, seed, first, last)]
+
+    whole = take(0, 12)
+    assert len(whole) == 12 and whole[0].shape == (8, 24, 24, 3)
+    np.testing.assert_array_equal(whole[7:], take(7, 12))
+    assert (np.array(take(0, 12, seed=1)) != np.array(whole)).any()
+    # An epoch is four batches of 8 out of 37 photographs, none twice, none held out.
+    seen = [image.tobytes() for batch in whole[4:8] for image in batch]
+    assert len(set(seen)) == 32
+    assert not {pool.images[row].tobytes() for row in range(3)} & set(seen)
+    assert any((a != b).any() for a, b in zip(whole[:4], whole[4:8], strict=True))
+    assert take(5, 5) == []

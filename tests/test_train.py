@@ -1,0 +1,330 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import picture
+from PIL import Image
+
+import train
+from colorjax import validation
+
+ROOT = Path(train.__file__).parent
+SMALL = ["--width", "16", "--size", "16", "--batch", "8", "--devices", "1"]
+
+
+def command(photographs, out, *options):
+    return ["--data", str(photographs), "--out", str(out), *SMALL, *options]
+
+
+def weights(out):
+    return safetensors.numpy.load_file(out / "weights.safetensors")
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def refused(capsys, argv, *words):
+    """The command ends with status 2 and one sentence on stderr that holds the words."""
+    with_usage = False
+    try:
+        status = train.main([str(word) for word in argv])
+    except SystemExit as stop:  # argparse's own refusals, which print the usage before
+        status, with_usage = stop.code, True
+    error = capsys.readouterr().err.strip()
+    assert status == 2 and "Traceback" not in error
+    assert with_usage or len(error.splitlines()) == 1
+    for word in words:
+        assert str(word) in error
+
+
+@pytest.fixture(scope="module")
+def whole(photographs, tmp_path_factory):
+    """An uninterrupted run of eight steps."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert train.main(command(photographs, out, "--steps", "8", "--validate-every", "2")) == 0
+    return out
+
+
+def test_a_run_leaves_everything_it_names(photographs, whole, capsys, tmp_path):
+    out = tmp_path / "run"
+    assert train.main(command(photographs, out, "--steps", "4", "--validate-every", "2")) == 0
+    said = capsys.readouterr().out
+    for name in ("weights.safetensors", "log.jsonl", "config.json", "strip.png", "samples"):
+        assert (out / name).exists() and str(out / name) in said
+    assert f"--weights {out / 'weights.safetensors'}" in said
+    assert "grey" in said and "constant ab" in said
+    lines = log(out)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "psnr" in line] == [2, 4]
+    assert all(line["psnr_grey"] < 60 for line in lines if "psnr" in line)
+    assert not list(out.glob("*.tmp*"))
+
+
+def test_samples_show_grey_prediction_and_truth(whole):
+    grid = np.asarray(Image.open(whole / "samples/step-0000008.png"))
+    strip = np.asarray(Image.open(whole / "strip.png"))
+    width = 16 + 2
+    assert grid.shape[1] == 3 * width and strip.shape[1] == (4 + 2) * width  # four validations
+    inside = slice(1, -1)
+    grey = grid[1:17, :width][:, inside].astype(int)
+    assert np.ptp(grey, axis=-1).max() <= 1  # rounding
+    np.testing.assert_array_equal(strip[:, -width:], grid[:, -width:])
+    np.testing.assert_array_equal(strip[:, 4 * width : 5 * width], grid[:, width : 2 * width])
+
+
+def interrupt_at(monkeypatch, count, number=signal.SIGINT):
+    """A signal arrives while batch `count` is being waited for."""
+    from colorjax import data
+
+    batches = data.batches
+
+    def interrupted(*args):
+        for index, images in enumerate(batches(*args)):
+            if index == count:
+                os.kill(os.getpid(), number)
+            yield images
+
+    monkeypatch.setattr(data, "batches", interrupted)
+
+
+@pytest.mark.parametrize(("at", "number"), [(2, signal.SIGINT), (4, signal.SIGTERM)])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    photographs, whole, tmp_path, monkeypatch, capsys, at, number
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, at, number)
+        argv = command(photographs, out, "--steps", "8", "--validate-every", "2")
+        assert train.main(argv) == 128 + number
+    said = capsys.readouterr().out
+    assert f"saved at step {at + 1}" in said and f"--out {out} --resume" in said
+    assert train.main(["--out", str(out), "--resume"]) == 0
+    assert f"going on from step {at + 1}" in capsys.readouterr().out
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(weights(out)[name], value)
+    strip = "strip.png"
+    assert (out / strip).read_bytes() == (whole / strip).read_bytes()
+    assert [line["step"] for line in log(out) if "psnr" in line] == [2, 4, 6, 8]
+
+
+def states_equal(one, other):
+    def numbers(out):
+        import jax
+
+        from colorjax import checkpoint, model, step
+
+        config = step.StepConfig(model.NetworkConfig("unet", 16), size=16)
+        checkpoints = checkpoint.Checkpoints(out / "checkpoints")
+        restored = checkpoints.restore(checkpoints.newest(), step.create_state(config))
+        checkpoints.close()
+        return jax.device_get(restored[0]), restored[1]
+
+    (state, progress), (state_other, progress_other) = numbers(one), numbers(other)
+    assert progress == progress_other
+    import jax
+
+    jax.tree.map(np.testing.assert_array_equal, state, state_other)
+
+
+def test_resuming_remembers_better_and_worse_validations(
+    photographs, tmp_path, monkeypatch, capsys
+):
+    measured = {"uninterrupted": 0, "resumed": 0}
+    values = [20.0, 30.0, 25.0, 24.0, 29.0]  # the best is not the newest, nor the last
+
+    def scripted(run):
+        def psnr(self, prediction):
+            if not hasattr(self, "psnr_constant"):  # the two baselines come first
+                return 10.0
+            measured[run] += 1
+            return values[measured[run] - 1]
+
+        return psnr
+
+    argv = ["--steps", "10", "--validate-every", "2"]
+    monkeypatch.setattr(validation.Validation, "psnr", scripted("uninterrupted"))
+    assert train.main(command(photographs, tmp_path / "uninterrupted", *argv)) == 0
+    monkeypatch.setattr(validation.Validation, "psnr", scripted("resumed"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        assert train.main(command(photographs, tmp_path / "resumed", *argv)) == 130
+    assert train.main(["--out", str(tmp_path / "resumed"), "--resume"]) == 0
+    assert measured == {"uninterrupted": 5, "resumed": 5}
+    states_equal(tmp_path / "uninterrupted", tmp_path / "resumed")
+    assert "best validation: 30.00 dB at step 4" in capsys.readouterr().out
+    one, other = (weights(tmp_path / name) for name in measured)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    kept = {p.name for p in (tmp_path / "resumed/checkpoints").iterdir() if p.name.isdigit()}
+    assert kept == {"4", "10"}  # the best and the newest
+
+
+def test_patience_ends_a_run(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(validation.Validation, "psnr", lambda self, prediction: 20.0)
+    out = tmp_path / "run"
+    argv = command(photographs, out, "--steps", "20", "--validate-every", "1", "--patience", "3")
+    assert train.main(argv) == 0
+    assert "no improvement in 3 validations" in capsys.readouterr().out
+    assert [line["step"] for line in log(out) if "psnr" in line] == [1, 2, 3, 4]
+    assert train.main(["--out", str(out), "--resume"]) == 0  # nothing left to do
+    assert len([line for line in log(out) if "psnr" in line]) == 4
+
+
+def start(argv):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *argv],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+
+
+def test_killed_and_resumed_equals_uninterrupted(photographs, whole, tmp_path):
+    out = tmp_path / "run"
+    options = ["--steps", "8", "--validate-every", "2"]
+    process = start(command(photographs, out, *options))
+    deadline = time.monotonic() + 240
+    while not list(out.glob("checkpoints/[0-9]")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    checked = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--out", str(out), "--resume"],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stderr
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(weights(out)[name], value)
+    assert [line["step"] for line in log(out) if "psnr" in line] == [2, 4, 6, 8]
+
+
+def test_killed_before_its_first_checkpoint_starts_again(photographs, whole, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    saved = json.loads((whole / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(saved))
+    (out / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')  # cut off
+    assert train.main(["--out", str(out), "--resume"]) == 0
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(weights(out)[name], value)
+    assert log(out)[0]["loss"] != 1.0
+
+
+def test_minutes_fix_the_steps(photographs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 0)
+        argv = command(photographs, out, "--minutes", "0.02", "--validate-every", "1000")
+        status = train.main(argv)
+    said = capsys.readouterr().out
+    steps = int(said.split(" steps of")[0].split()[-1])
+    assert status in (0, 130)  # 0: the one step that fitted was the last
+    if status:
+        assert train.main(["--out", str(out), "--resume"]) == 0
+        assert f"{steps} steps of" in capsys.readouterr().out
+
+
+def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsys):
+    out = tmp_path / "more"
+    init = ["--init", str(whole / "weights.safetensors"), "--steps", "1", "--lr", "1e-9"]
+    assert train.main(command(photographs, out, *init)) == 0
+    before, after = weights(whole), weights(out)
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], atol=1e-7)  # lr is next to nothing
+    refused(capsys, [*command(photographs, tmp_path / "x", *init), "--network", "paper"],
+            "--init", "paper")  # fmt: skip
+    assert not (tmp_path / "x").exists()
+
+
+def test_validation_folder_of_ones_own(photographs, tmp_path, capsys):
+    folder = tmp_path / "val"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(picture(100 + number)).save(folder / f"{number}.png")
+    argv = command(photographs, tmp_path / "run", "--val", str(folder), "--steps", "1")
+    assert train.main(argv) == 0
+    assert "40 photographs to train on, 3 to validate" in capsys.readouterr().out
+
+
+def test_not_a_number_stops_the_run(photographs, tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = command(photographs, out, "--steps", "50", "--lr", "1e30", "--clip", "1e30",
+                   "--validate-every", "1")  # fmt: skip
+    refused(capsys, argv, "step", "--lr")
+    for path in (out / "checkpoints").glob("[0-9]*"):
+        assert int(path.name) < 50  # whatever was kept came before the fault
+
+
+def test_full_disk_is_said_and_earlier_files_are_intact(photographs, whole, tmp_path):
+    out = tmp_path / "run"
+    options = command(photographs, out, "--steps", "4", "--validate-every", "2")
+    limited = f"""
+import resource, sys
+import train, jax
+from colorjax import checkpoint
+save = checkpoint.Checkpoints.save
+def save_with_full_disk(self, step, *rest):
+    if step == 4:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    save(self, step, *rest)
+checkpoint.Checkpoints.save = save_with_full_disk
+sys.exit(train.main({options!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", limited], capture_output=True, text=True, cwd=ROOT, timeout=240
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("train.py: ") and "intact" in last
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in (out / "checkpoints").glob("[0-9]*") if p.name.isdigit()] == ["2"]
+    assert train.main(["--out", str(out), "--resume"]) == 0
+
+
+def test_bad_arguments(photographs, whole, tmp_path, capsys):
+    new = tmp_path / "new"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(capsys, ["--out", new], "--data is missing")
+    refused(capsys, ["--data", tmp_path / "nowhere", "--out", new], "nowhere does not exist")
+    refused(capsys, ["--data", empty, "--out", new], "empty holds no photographs")
+    few = [*command(photographs, new), "--batch", "64"]
+    refused(capsys, few, "fewer than one batch of 64", "--batch")
+    refused(capsys, command(photographs, whole), whole, "--resume")
+    refused(capsys, command(photographs, whole / "config.json"), "config.json")
+    refused(capsys, ["--resume", "--out", new], new, "not a run directory")
+    refused(capsys, ["--resume", "--out", empty], empty, "not a run directory")
+    refused(capsys, ["--resume", "--out", whole, "--lr", "0.5"], "--lr 0.5", "0.001")
+    refused(capsys, command(photographs, new, "--init", tmp_path / "no.safetensors"), "not exist")
+    for option, value in (
+        ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--batch", "0"), ("--steps", "-1"),
+        ("--size", "30"), ("--size", "100000"), ("--val-fraction", "1"), ("--film", "2"),
+        ("--width", "17"), ("--epochs", "0"), ("--seed", "-1"), ("--devices", "99"),
+        ("--preset", "best"), ("--dtype", "int8"), ("--lr", "fast"), ("--patience", "-1"),
+    ):  # fmt: skip
+        refused(capsys, [*command(photographs, new), option, value], option, value)
+    refused(capsys, [*command(photographs, new), "--devices", "3"], "--batch 8", "3 devices")
+    refused(capsys, command(photographs, new, "--steps", "1", "--minutes", "1"), "not allowed with")
+    assert not new.exists()
+
+
+def test_changed_photographs_are_refused_on_resume(photographs, whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    saved = json.loads((whole / "config.json").read_text())
+    saved["pools"]["data"] = "another"
+    (out / "config.json").write_text(json.dumps(saved))
+    refused(capsys, ["--out", out, "--resume"], photographs, "changed")
+
+
+def test_unwritable_place_is_said(photographs, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    refused(capsys, command(photographs, tmp_path / "file" / "run"), "file")

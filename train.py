@@ -1,0 +1,325 @@
+"""Train a network to colour photographs: a folder of them in, a run directory out."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorjax import checkpoint, config, data, model, report, step, validation
+from colorjax.config import ConfigError, TrainConfig
+
+VALIDATION_PHOTOGRAPHS = 256  # used at each validation, at most
+VALIDATIONS = 20  # in a run, unless --validate-every says otherwise
+SAMPLES = 8  # photographs in grids and strip
+
+
+class TrainingError(RuntimeError):
+    """Why training stopped, as one sentence."""
+
+
+class Interrupt:
+    """Ctrl-C or SIGTERM asks the run to save and end; a second one ends it at once."""
+
+    def __init__(self):
+        """Listen from now on."""
+        self.signal = 0
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, _frame: Any) -> None:
+        self.signal = number
+        self.restore()
+
+    def restore(self) -> None:
+        """Listen no more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def open_run(given: dict[str, Any], resume: bool) -> tuple[TrainConfig, dict[str, Any] | None]:
+    """The configuration, and for a run to be resumed what its `config.json` says."""
+    out = Path(given.get("out") or config.resolve(given).out)
+    if resume:
+        try:
+            saved = json.loads((out / "config.json").read_text())
+            return config.resolve({"out": str(out)} | given, saved["config"]), saved
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"--resume: {out} is not a run directory: its config.json is "
+                              "missing or not a run's") from None  # fmt: skip
+    settings = config.resolve(given)
+    if not settings.data:
+        raise ConfigError("--data is missing: name a folder of colour photographs")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
+    if settings.dtype == "auto":
+        gpu = jax.default_backend() == "gpu"
+        settings = dataclasses.replace(settings, dtype="bfloat16" if gpu else "float32")
+    return settings, None
+
+
+def initial_weights(settings: TrainConfig) -> model.Params | None:
+    """The parameters that `--init` names."""
+    if not settings.init:
+        return None
+    network = settings.network_config
+    header, _ = checkpoint.read_header(settings.init)
+    if header != dataclasses.asdict(network):
+        raise ConfigError(f"--init {settings.init} holds the network {header}, this run trains "
+                          f"{dataclasses.asdict(network)}")  # fmt: skip
+    return checkpoint.load_weights(settings.init, model.shapes(network))
+
+
+def packed(folder: str, settings: TrainConfig) -> data.Pool:
+    """The folder's pool, with a bar while it is packed."""
+    bar = report.Bar("packing")
+    try:
+        return data.pack(folder, settings.pool_side, config.cache_directory() / "pools",
+                         settings.min_colorfulness, progress=bar.update)  # fmt: skip
+    finally:
+        bar.close()
+
+
+def photographs(settings: TrainConfig) -> tuple[data.Pool, np.ndarray, data.Pool, np.ndarray]:
+    """A pool and its rows to train on, a pool and its rows to validate on."""
+    pool = packed(settings.data, settings)
+    if settings.val:
+        val_pool = packed(settings.val, settings)
+        rows, held_out = np.arange(len(pool)), np.argsort(val_pool.hashes, kind="stable")
+    else:
+        val_pool, (rows, held_out) = pool, pool.split(settings.val_fraction)
+    if len(rows) < settings.batch:
+        raise data.DataError(
+            f"{settings.data} gives {len(rows)} photographs to train on besides {len(held_out)} "
+            f"to validate, fewer than one batch of {settings.batch}: add photographs, or set a "
+            "smaller --batch"
+        )
+    return pool, rows, val_pool, held_out[:VALIDATION_PHOTOGRAPHS]
+
+
+class Run:
+    """A training run: its directory, its photographs, its state."""
+
+    def __init__(self, settings: TrainConfig, saved: dict[str, Any] | None):
+        """Pack the photographs, and create the state or restore the newest.
+
+        Raises:
+            ConfigError, data.DataError, checkpoint.WeightsError: as `main` says them.
+        """
+        self.settings, self.out = settings, Path(settings.out)
+        try:
+            whole, self.split = step.placement(settings.devices)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if settings.batch % self.split.mesh.size:
+            raise ConfigError(f"--batch {settings.batch}: it must be a multiple of the "
+                              f"{self.split.mesh.size} devices, or set --devices")  # fmt: skip
+        params = None if saved else initial_weights(settings)
+        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.pool, self.rows, val_pool, held_out = photographs(settings)
+            self._remember(saved, {"data": self.pool.fingerprint, "val": val_pool.fingerprint})
+        except BaseException:
+            if not any(self.out.iterdir()):
+                self.out.rmdir()
+            raise
+        shared = {field.name for field in dataclasses.fields(step.StepConfig)} - {"network"}
+        self.config = step.StepConfig(
+            settings.network_config, **{name: getattr(settings, name) for name in shared}
+        )
+        constant = validation.mean_ab(self.pool, self.rows)
+        self.validation = validation.Validation(self.config, val_pool, held_out, constant)
+        self.checkpoints = checkpoint.Checkpoints(self.out / "checkpoints")
+        self.progress = {"best": -math.inf, "best_step": 0, "stale": 0}
+        self.state = jax.device_put(step.create_state(self.config, 0, params), whole)
+        newest = self.checkpoints.newest()
+        if newest is None:
+            total = jax.device_put(jnp.int32(self._total_steps()), whole)
+            self.state = dataclasses.replace(self.state, total_steps=total)
+        else:
+            self.state, self.progress = self.checkpoints.restore(newest, self.state)
+        report.cut_back(self.out, newest or 0)
+
+    def _remember(self, saved: dict[str, Any] | None, pools: dict[str, str]) -> None:
+        """Write `config.json`, or check that the photographs are still those it speaks of."""
+        if saved is None:
+            path = self.out / "config.json"
+            content = {"config": dataclasses.asdict(self.settings), "pools": pools}
+            path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
+            os.replace(path.with_suffix(".tmp"), path)
+        elif saved.get("pools") != pools:
+            changed = [n for n in pools if (saved.get("pools") or {}).get(n) != pools[n]]
+            folders = " and ".join(getattr(self.settings, n) or self.settings.data for n in changed)
+            raise ConfigError(
+                f"the photographs in {folders} have changed since the run in {self.out} began: "
+                "start another run with another --out, from this one's weights by --init "
+                f"{self.out / 'weights.safetensors'}"
+            )
+
+    def _total_steps(self) -> int:
+        settings = self.settings
+        if settings.steps:
+            return settings.steps
+        if not settings.minutes:
+            return max(1, round(settings.epochs * (len(self.rows) // settings.batch)))
+        spare = jax.tree.map(jnp.copy, self.state)
+        images = jax.device_put(self.pool.images[self.rows[: settings.batch]], self.split)
+
+        def once() -> Any:
+            nonlocal spare
+            spare, result = step.train_step(self.config, spare, images)
+            return result
+
+        a_step = step.seconds_per_call(once, min(10, 3 * settings.minutes))
+        a_validation = step.seconds_per_call(lambda: self.validation.predict(spare.ema), 0)
+        return max(1, int((60 * settings.minutes - VALIDATIONS * a_validation) / a_step))
+
+    def train(self) -> int:
+        """The loop: steps, validations, checkpoints; the exit status."""
+        settings, state = self.settings, self.state
+        first, total = int(state.step), int(state.total_steps)
+        every = settings.validate_every or max(1, total // VALIDATIONS)
+        log_every = max(1, min(100, total // 200))
+        size = sum(parameter.size for parameter in jax.tree.leaves(state.params))
+        print(f"{settings.network} network, {size:,} parameters, {settings.dtype} on "
+              f"{self.split.mesh.size} {jax.default_backend()} device(s); {len(self.rows)} "
+              f"photographs to train on, {self.validation.count} to validate; {total} steps of "
+              f"{settings.batch}" + (f", going on from step {first}" if first else ""))  # fmt: skip
+
+        interrupt, bar, text, done = Interrupt(), report.Bar("training"), "", first
+        waiting: list[tuple[int, dict[str, jax.Array]]] = []  # results still on the device
+        losses: list[float] = []
+        since, steps_since = time.perf_counter(), first
+
+        def collect(keep: int) -> None:
+            while len(waiting) > keep:
+                number, result = waiting.pop(0)
+                losses.append(float(result["loss"]))
+                if not math.isfinite(losses[-1]):
+                    raise TrainingError(f"the loss of step {number} is {losses[-1]}")
+
+        try:
+            # A run whose patience ended is complete; resumed, it has nothing left to do.
+            last = first if self._out_of_patience() else total
+            batches = data.batches(self.pool, self.rows, settings.batch, settings.seed,
+                                   first, last, self.split)  # fmt: skip
+            for images in batches:
+                self.state, result = step.train_step(self.config, self.state, images)
+                done += 1
+                waiting.append((done, result))
+                collect(keep=1)  # a step behind, so that the device never waits for Python
+                if done % log_every == 0:
+                    collect(keep=0)
+                    pace = (done - steps_since) / (time.perf_counter() - since)
+                    since, steps_since = time.perf_counter(), done
+                    loss, pace = sum(losses) / len(losses), settings.batch * pace
+                    losses.clear()
+                    text = f"loss {loss:.5f}  {pace:.0f} images/s"
+                    self._log(step=done, loss=loss, images_per_second=round(pace, 1))
+                bar.update(done, total, text)
+                if done % every == 0 or done == total or interrupt.signal:
+                    collect(keep=0)
+                    if not step.is_finite(self.state.params):
+                        raise TrainingError(f"after step {done} the parameters are not finite")
+                    psnr = None
+                    if done % every == 0 or done == total:
+                        psnr = self._validate(done, text)
+                    self.checkpoints.save(done, self.state, self.progress, psnr)
+                    if self._out_of_patience():
+                        print(f"no improvement in {settings.patience} validations: stopping")
+                        break
+                    since, steps_since = time.perf_counter(), done
+                if interrupt.signal and done < total:
+                    self.checkpoints.wait()
+                    bar.close()
+                    print(f"interrupted and saved at step {done}; go on with\n"
+                          f"  python train.py --out {self.out} --resume")  # fmt: skip
+                    return 128 + interrupt.signal
+            self.checkpoints.wait()
+        except TrainingError as error:
+            newest = self.checkpoints.newest()
+            kept = f"checkpoint {newest} is kept" if newest else "there is no checkpoint yet"
+            raise TrainingError(f"{error}; {kept}. A lower --lr or --clip may help") from None
+        finally:
+            bar.close()
+            interrupt.restore()
+            self.checkpoints.close()
+        return self._finish()
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.progress["stale"]
+
+    def _log(self, **values: float) -> None:
+        with open(self.out / "log.jsonl", "a") as file:
+            print(json.dumps(values), file=file)
+
+    def _validate(self, done: int, text: str) -> float:
+        """Measure, show and log; keep the weights if they are the best so far."""
+        measured, progress = self.validation, self.progress
+        prediction = measured.predict(self.state.ema)
+        psnr = measured.psnr(prediction)
+        if not math.isfinite(psnr):
+            raise TrainingError(f"after step {done} the network's colours are not finite")
+        better = psnr > progress["best"]
+        progress["stale"] = 0 if better else progress["stale"] + 1
+        baselines = {"psnr_grey": round(measured.psnr_grey, 4),
+                     "psnr_constant": round(measured.psnr_constant, 4)}  # fmt: skip
+        if better:
+            progress.update(best=psnr, best_step=done)
+            summary = {
+                "preset": self.settings.preset, "size": self.settings.size,
+                "batch": self.settings.batch, "step": done, "seed": self.settings.seed,
+                "photographs": len(self.rows), "fine_tuned": bool(self.settings.init),
+                "psnr": round(psnr, 4), **baselines, "validation_photographs": measured.count,
+            }  # fmt: skip
+            checkpoint.save_weights(self.out / "weights.safetensors", self.state.ema,
+                                    dataclasses.asdict(self.config.network), summary)  # fmt: skip
+        report.sample_grid(self.out, done, measured.truth[:SAMPLES], prediction[:SAMPLES])
+        self._log(step=done, psnr=round(psnr, 4), **baselines)
+        print(f"step {done}: validation {psnr:.2f} dB (grey {measured.psnr_grey:.2f}, constant ab "
+              f"{measured.psnr_constant:.2f}){', the best so far' if better else ''}  {text}",
+              flush=True)  # fmt: skip
+        return psnr
+
+    def _finish(self) -> int:
+        """Say what was written and how to use it."""
+        names = ["weights.safetensors", "log.jsonl", "config.json", "strip.png", "samples",
+                 "checkpoints", *(["curves.png"] if report.curves(self.out) else [])]  # fmt: skip
+        print(f"best validation: {self.progress['best']:.2f} dB at step "
+              f"{self.progress['best_step']}\nwrote")  # fmt: skip
+        for name in names:
+            print(f"  {self.out / name}")
+        print("colour a photograph with it:\n"
+              f"  python colorize.py in.jpg out.png --weights {self.out / names[0]}")  # fmt: skip
+        return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    given = vars(config.train_parser().parse_args(argv))
+    try:
+        config.use_compilation_cache()
+        return Run(*open_run(given, given.pop("resume", False))).train()
+    except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"train.py: {where}{error.strerror or error}; what was saved before is intact",
+              file=sys.stderr)  # fmt: skip
+    except KeyboardInterrupt:
+        print("train.py: interrupted at once, without saving", file=sys.stderr)
+        return 130
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
