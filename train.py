@@ -44,29 +44,6 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-def open_run(given: dict[str, Any], resume: bool) -> tuple[TrainConfig, dict[str, Any] | None]:
-    """The configuration, and for a run to be resumed what its `config.json` says."""
-    out = Path(given.get("out") or config.resolve(given).out)
-    if resume:
-        try:
-            saved = json.loads((out / "config.json").read_text())
-            return config.resolve({"out": str(out)} | given, saved["config"]), saved
-        except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"--resume: {out} is not a run directory: its config.json is "
-                              "missing or not a run's") from None  # fmt: skip
-    settings = config.resolve(given)
-    if not settings.data:
-        raise ConfigError("--data is missing: name a folder of colour photographs")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
-    if settings.dtype == "auto":
-        gpu = jax.default_backend() == "gpu"
-        settings = dataclasses.replace(settings, dtype="bfloat16" if gpu else "float32")
-    return settings, None
-
-
 def initial_weights(settings: TrainConfig) -> model.Params | None:
     """The parameters that `--init` names."""
     if not settings.init:
@@ -308,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     given = vars(config.train_parser().parse_args(argv))
     try:
         config.use_compilation_cache()
-        return Run(*open_run(given, given.pop("resume", False))).train()
+        return Run(*config.open_run(given, given.pop("resume", False))).train()
     except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
     except OSError as error:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from colorjax import color
+from colorjax.color import Array
 
 
 def _resampling(start: jax.Array, length: jax.Array, size: int, source: int) -> jax.Array:
@@ -20,7 +21,7 @@ def _resampling(start: jax.Array, length: jax.Array, size: int, source: int) -> 
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def random_crops(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+def random_crops(key: jax.Array, images: Array, size: int) -> jax.Array:
     """Random windows of half to all of each picture, half of them mirrored, scaled to `size`.
 
     Args:
@@ -52,7 +53,7 @@ def _chosen(key: jax.Array, batch: int, share: float) -> jax.Array:
     return jax.random.uniform(key, (batch, 1, 1)) < share
 
 
-def film_lightness(key: jax.Array, rgb: jax.Array, share: float) -> jax.Array:
+def film_lightness(key: jax.Array, rgb: Array, share: float) -> jax.Array:
     """Lightness `B H W` as a film would have recorded it.
 
     A share of the pictures is seen through a random mix of linear R, G and B instead of the eye's
@@ -65,7 +66,7 @@ def film_lightness(key: jax.Array, rgb: jax.Array, share: float) -> jax.Array:
     return jnp.where(_chosen(choose, len(rgb), share), film, color.lightness(rgb))
 
 
-def _block_noise(lightness: jax.Array, step: jax.Array) -> jax.Array:
+def _block_noise(lightness: Array, step: jax.Array) -> jax.Array:
     """What JPEG's quantisation leaves: cosine coefficients of 8×8 blocks rounded to `step`."""
     batch, height, width = lightness.shape
     pad = ((0, 0), (0, -height % 8), (0, -width % 8))
@@ -83,7 +84,7 @@ def _block_noise(lightness: jax.Array, step: jax.Array) -> jax.Array:
     return blocks.reshape(batch, rows * 8, columns * 8)[:, :height, :width]
 
 
-def age(key: jax.Array, lightness: jax.Array, share: float) -> jax.Array:
+def age(key: jax.Array, lightness: Array, share: float) -> jax.Array:
     """Lightness `B H W` in 0…100 as an old print and its scan would show it.
 
     Each of a soft lens, a faded print, grain and a scan's compression befalls a share of the
@@ -95,7 +96,7 @@ def age(key: jax.Array, lightness: jax.Array, share: float) -> jax.Array:
     def amount(low: float, high: float) -> jax.Array:
         return jax.random.uniform(next(keys), (batch, 1, 1), minval=low, maxval=high)
 
-    def befall(aged: jax.Array, lightness: jax.Array) -> jax.Array:
+    def befall(aged: jax.Array, lightness: Array) -> jax.Array:
         return jnp.where(_chosen(next(keys), batch, share), aged, lightness)
 
     side = amount(0, 0.3)  # weight of each neighbour in a 3 × 3 binomial-like blur

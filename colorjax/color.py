@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = jax.Array | np.ndarray
+
 # xy chromaticities of the sRGB primaries (ITU-R BT.709) and the D65 white point as XYZ (ASTM E308).
 _PRIMARIES = np.array([[0.64, 0.33], [0.30, 0.60], [0.15, 0.06]])
 _WHITE = np.array([0.95047, 1.0, 1.08883])
@@ -32,63 +34,63 @@ _TO_RGB = np.linalg.inv(_TO_XYZ)
 _LUMINANCE = _TO_XYZ[1]
 
 
-def _mix(channels: jax.Array, matrix: np.ndarray) -> jax.Array:
+def _mix(channels: Array, matrix: np.ndarray) -> jax.Array:
     """Apply a matrix to the last axis; in full float32, where GPUs may otherwise use TF32."""
     return jnp.einsum(
         "...c,dc->...d", channels, jnp.asarray(matrix, channels.dtype), precision="highest"
     )
 
 
-def srgb_to_linear(rgb: jax.Array) -> jax.Array:
+def srgb_to_linear(rgb: Array) -> jax.Array:
     """Undo the sRGB transfer curve: … in 0…1 → … in 0…1 (negative values go on linearly)."""
     # The maximum keeps the power's gradient finite where the other branch is taken.
     power = ((jnp.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
     return jnp.where(rgb <= 0.04045, rgb / 12.92, power)
 
 
-def linear_to_srgb(linear: jax.Array) -> jax.Array:
+def linear_to_srgb(linear: Array) -> jax.Array:
     """Apply the sRGB transfer curve: … in 0…1 → … in 0…1 (negative values go on linearly)."""
     power = 1.055 * jnp.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
     return jnp.where(linear <= 0.0031308, 12.92 * linear, power)
 
 
-def _f(t: jax.Array) -> jax.Array:
+def _f(t: Array) -> jax.Array:
     return jnp.where(t > _EPSILON, jnp.cbrt(jnp.maximum(t, _EPSILON)), (_KAPPA * t + 16) / 116)
 
 
-def _f_inverse(f: jax.Array) -> jax.Array:
+def _f_inverse(f: Array) -> jax.Array:
     return jnp.where(f > 6 / 29, f**3, (116 * f - 16) / _KAPPA)
 
 
-def rgb_to_lab(rgb: jax.Array) -> jax.Array:
+def rgb_to_lab(rgb: Array) -> jax.Array:
     """SRGB … 3 in 0…1 → CIE L*a*b* … 3 with L in 0…100 (CIE 15:2004)."""
     x, y, z = jnp.moveaxis(_f(_mix(srgb_to_linear(rgb), _TO_XYZ)), -1, 0)
     return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def _lab_to_linear(lab: jax.Array) -> jax.Array:
+def _lab_to_linear(lab: Array) -> jax.Array:
     lightness, a, b = jnp.moveaxis(lab, -1, 0)
     y = (lightness + 16) / 116
     xyz = jnp.stack([y + a / 500, y, y - b / 200], axis=-1)
     return _mix(_f_inverse(xyz), _TO_RGB)
 
 
-def lab_to_rgb(lab: jax.Array) -> jax.Array:
+def lab_to_rgb(lab: Array) -> jax.Array:
     """CIE L*a*b* … 3 → sRGB … 3, in 0…1 for colours inside the gamut and beyond it outside."""
     return linear_to_srgb(_lab_to_linear(lab))
 
 
-def lightness(rgb: jax.Array) -> jax.Array:
+def lightness(rgb: Array) -> jax.Array:
     """Lightness L* in 0…100 of sRGB … 3 in 0…1 → …."""
     return 116 * _f(_mix(srgb_to_linear(rgb), _LUMINANCE[None]))[..., 0] - 16
 
 
-def grey_lightness(grey: jax.Array) -> jax.Array:
+def grey_lightness(grey: Array) -> jax.Array:
     """Lightness L* in 0…100 of grey sRGB values … in 0…1 → …, equal to that of (g, g, g)."""
     return 116 * _f(srgb_to_linear(grey)) - 16
 
 
-def fit_gamut(lab: jax.Array) -> jax.Array:
+def fit_gamut(lab: Array) -> jax.Array:
     """Lab … 3 with L in 0…100 → sRGB … 3 in 0…1 of the same lightness, whatever a and b.
 
     L depends on the luminance Y alone, so a colour outside the gamut is pulled in linear RGB
@@ -104,7 +106,7 @@ def fit_gamut(lab: jax.Array) -> jax.Array:
     return jnp.clip(linear_to_srgb(luminance + reach * offset), 0, 1)
 
 
-def colorfulness(rgb: jax.Array, absolute: bool = False) -> jax.Array:
+def colorfulness(rgb: Array, absolute: bool = False) -> jax.Array:
     """Hasler and Süsstrunk's colourfulness of sRGB pictures … H W 3 in 0…1 → …, about 0…150.
 
     Args:

@@ -126,7 +126,7 @@ class Colorizer:
         inner = _inside(height, width, rows, columns)
         small = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
         small = Image.fromarray(np.ascontiguousarray(small))
-        small = small.resize(inner[::-1], Image.Resampling.BICUBIC, reducing_gap=3)
+        small = small.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, reducing_gap=3)
         padding = ((0, rows - inner[0]), (0, columns - inner[1]), (0, 0))[: image.ndim]
         small = np.pad(np.asarray(small), padding, mode="edge")
         ab = np.asarray(_predict(self.params, self.network, small[None], self.dtype))[0]

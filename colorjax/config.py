@@ -2,11 +2,14 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from colorjax.model import NetworkConfig
 
@@ -21,9 +24,7 @@ def cache_directory() -> Path:
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between runs, unless the user has set a place for them."""
-    import jax
-
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -175,8 +176,35 @@ def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> Train
     preset = given.get("preset", TrainConfig.preset)
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: it must be one of {', '.join(PRESETS)}")
-    values = {"out": f"runs/{preset}"} | PRESETS[preset] | given
+    values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset] | given
     return TrainConfig(**values)
+
+
+def open_run(given: dict[str, Any], resume: bool) -> tuple[TrainConfig, dict[str, Any] | None]:
+    """The configuration of a run, and for one to be resumed what its `config.json` says.
+
+    Raises:
+        ConfigError: as `resolve`; or there is no such run; or there is one and it is not resumed.
+    """
+    out = Path(given.get("out") or resolve(given).out)
+    if resume:
+        try:
+            saved = json.loads((out / "config.json").read_text())
+            configuration = saved["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"--resume: {out} is not a run directory: its config.json is missing or not a run's"
+            ) from None
+        return resolve({"out": str(out)} | given, configuration), saved
+    settings = resolve(given)
+    if not settings.data:
+        raise ConfigError("--data is missing: name a folder of colour photographs")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
+    if settings.dtype == "auto":
+        gpu = jax.default_backend() == "gpu"
+        settings = dataclasses.replace(settings, dtype="bfloat16" if gpu else "float32")
+    return settings, None
 
 
 def colorize_parser() -> argparse.ArgumentParser:

@@ -188,7 +188,7 @@ def pack(
                 causes[cause] += 1
                 print(reason, file=out)
             else:
-                images.write(pixels)
+                images.write(pixels.tobytes())
                 kept.append(str(path.relative_to(folder)))
                 hashes.append(digest)
         images.seek(0)  # numpy leaves room in a header for its first axis to grow
@@ -241,9 +241,8 @@ def batches(
         return jax.device_put(pool.images[order[place : place + batch]], sharding)
 
     with ThreadPoolExecutor(1) as thread:
-        ahead = thread.submit(gather, first) if first < last else None
+        ahead = thread.submit(gather, first)
         for step in range(first, last):
             images = ahead.result()
-            if step + 1 < last:
-                ahead = thread.submit(gather, step + 1)
+            ahead = thread.submit(gather, step + 1)
             yield images

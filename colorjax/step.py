@@ -14,6 +14,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from colorjax import augment, color, loss, model
+from colorjax.color import Array
 from colorjax.model import NetworkConfig, Params
 
 
@@ -80,7 +81,7 @@ def create_state(
     )
 
 
-def _examples(config: StepConfig, key: jax.Array, images: jax.Array):
+def _examples(config: StepConfig, key: jax.Array, images: Array):
     """What the network sees, `B H W`, and the ab it should say, `B h w 2`."""
     crop_key, film_key, age_key = jax.random.split(key, 3)
     rgb = augment.random_crops(crop_key, images, config.size)
@@ -97,7 +98,7 @@ def _examples(config: StepConfig, key: jax.Array, images: jax.Array):
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_step(
-    config: StepConfig, state: TrainState, images: jax.Array
+    config: StepConfig, state: TrainState, images: Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
 
@@ -122,21 +123,21 @@ def train_step(
     return TrainState(params, ema, moments, state.step + 1, state.total_steps), metrics
 
 
-def colour_up(lightness: jax.Array, ab: jax.Array) -> jax.Array:
+def colour_up(lightness: Array, ab: Array) -> jax.Array:
     """Lightness `B H W` with ab `B h w 2` scaled up bicubically → sRGB `B H W 3` of 8-bit steps."""
     ab = jax.image.resize(ab, (*lightness.shape, 2), "cubic")
     lab = jnp.concatenate([lightness[..., None], ab], axis=-1)
     return jnp.round(255 * color.fit_gamut(lab)) / 255
 
 
-def centre_crops(images: jax.Array, size: int) -> jax.Array:
+def centre_crops(images: Array, size: int) -> jax.Array:
     """`B S S 3` uint8 → the centre `B size size 3` in 0…1."""
     start = (images.shape[1] - size) // 2
-    return images[:, start : start + size, start : start + size].astype(jnp.float32) / 255
+    return jnp.asarray(images[:, start : start + size, start : start + size], jnp.float32) / 255
 
 
 @partial(jax.jit, static_argnums=0)
-def predict(config: StepConfig, params: Params, images: jax.Array) -> jax.Array:
+def predict(config: StepConfig, params: Params, images: Array) -> jax.Array:
     """Centre crops of `B S S 3` uint8 pictures, coloured anew: sRGB `B size size 3` in 0…1."""
     lightness = color.lightness(centre_crops(images, config.size))
     ab = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))

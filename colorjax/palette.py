@@ -1,0 +1,140 @@
+"""The colours a classifier can name: ab bins inside the sRGB gamut, and what is done with them.
+
+One convention: ab is CIE a*b* under D65, `… 2`; a bin is a node of the grid of spacing 10 that is
+nearest to some sRGB colour, 261 of them, sorted by a, then b. The method is that of Zhang, Isola
+and Efros, "Colorful Image Colorization" (2016), whose 313 bins are counted in another way.
+"""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorjax import color
+
+SPACING = 10  # of the grid of bins, in units of ab
+SIGMA = 5.0  # of the Gaussian over the nearest bins (section 2.1) and over bins (equation 4)
+NEIGHBOURS = 5  # bins that share a pixel's target (section 2.1)
+
+_REACH = 110  # no ab of an sRGB colour is larger: a is in −86.2…98.2, b in −107.9…94.5
+_SHIFT = _REACH // SPACING
+# The least share of pixels a bin is reckoned to have. No bin that holds a pixel comes so low; one
+# far from every pixel would get an infinite weight when nothing uniform is mixed in.
+_LEAST_SHARE = 1e-12
+
+
+@cache
+def bins() -> np.ndarray:
+    """Centres of the 261 in-gamut ab bins: read-only float32 `261 2`, sorted by a, then b.
+
+    Taken from the six faces of the RGB cube at every third 8-bit level, where the most colourful
+    colours lie; all 16,777,216 8-bit colours give the same bins.
+    """
+    levels = np.linspace(0, 1, 86, dtype=np.float32)
+    low, u, v = (x.ravel() for x in np.meshgrid([0, 1], levels, levels, indexing="ij"))
+    faces = np.stack([(low, u, v), (u, low, v), (u, v, low)]).swapaxes(1, 2)
+    with jax.ensure_compile_time_eval():  # the first call may come while a function is traced
+        ab = np.asarray(jax.jit(color.rgb_to_lab)(faces.astype(np.float32)))[..., 1:]
+    nodes = np.unique(np.round(ab.reshape(-1, 2) / SPACING).astype(np.int32), axis=0)
+    centres = (SPACING * nodes).astype(np.float32)
+    centres.setflags(write=False)  # every caller gets this array
+    return centres
+
+
+@cache
+def soft_encoding() -> np.ndarray:
+    """What `encode` looks up for a rounded ab: float32 `221 221 3` over a, b of −110…110.
+
+    Three numbers tell a pixel's 5 nearest bins and their weights: the squared distance of the
+    fifth, the part of its weight that each bin at that very distance gets (on whole numbers ties
+    are the rule, and taking one bin of two would tilt targets to one side), and the log of the
+    weights' sum. The rest is arithmetic that XLA fuses into the loss. A table of all 261 weights,
+    25 MB as float16, would gain next to nothing and be a constant inside every compiled step.
+    """
+    grid = np.arange(-_REACH, _REACH + 1.0)
+    a, b = bins().astype(np.float64).T
+    rows = []
+    for value in grid:  # one row at a time, which fits a cache: all at once would take 300 MB
+        squares = (value - a) ** 2 + (grid[:, None] - b) ** 2
+        fifth = np.partition(squares, NEIGHBOURS - 1)[:, NEIGHBOURS - 1 : NEIGHBOURS]
+        nearer, level = squares < fifth, squares == fifth
+        part = (NEIGHBOURS - nearer.sum(axis=1, keepdims=True)) / level.sum(axis=1, keepdims=True)
+        weights = (nearer + level * part) * np.exp(-squares / (2 * SIGMA**2))
+        total = np.log(weights.sum(axis=1, keepdims=True))
+        rows.append(np.concatenate([fifth, part, total], axis=1))
+    return np.stack(rows).astype(np.float32)
+
+
+def encode(ab: jax.Array) -> jax.Array:
+    """Soft targets of ab `… 2`: float32 `… 261` that sum to 1, without gradient.
+
+    Gaussian weights (σ = 5) over the 5 bins nearest to ab rounded to whole numbers; bins that tie
+    for the fifth place share it. Beyond ±110 ab counts as ±110.
+    """
+    ab = jnp.clip(jnp.round(jax.lax.stop_gradient(ab).astype(jnp.float32)), -_REACH, _REACH)
+    row, column = jnp.moveaxis(ab.astype(jnp.int32) + _REACH, -1, 0)
+    fifth, part, total = jnp.split(jnp.asarray(soft_encoding())[row, column], 3, axis=-1)
+    a, b = bins().T.reshape(2, *(1,) * (ab.ndim - 1), -1)
+    # Whole numbers below 2^24, hence exact, so that comparing them for equality is sound.
+    squares = (ab[..., :1] - a) ** 2 + (ab[..., 1:] - b) ** 2
+    share = jnp.where(squares < fifth, 1.0, jnp.where(squares == fifth, part, 0.0))
+    return share * jnp.exp(-squares / (2 * SIGMA**2) - total)
+
+
+@cache
+def _nearest_bins() -> np.ndarray:
+    """Index of the bin nearest to each node of the grid: int32 `23 23` over a, b ≥ −110."""
+    nodes = SPACING * (np.indices((2 * _SHIFT + 1,) * 2) - _SHIFT)
+    squares = ((nodes[..., None] - bins().T[:, None, None]) ** 2).sum(axis=0)
+    return squares.argmin(axis=-1).astype(np.int32)
+
+
+def nearest(ab: jax.Array) -> jax.Array:
+    """Index of the bin nearest to ab: `… 2` → int32 `…`; outside the gamut, to its grid node."""
+    node = jnp.clip(jnp.round(ab / SPACING).astype(jnp.int32), -_SHIFT, _SHIFT) + _SHIFT
+    return jnp.asarray(_nearest_bins())[node[..., 0], node[..., 1]]
+
+
+def histogram(ab: jax.Array) -> jax.Array:
+    """How many of the pixels ab `… 2` are nearest to each bin: int32 `261`, to be added up."""
+    return jnp.bincount(nearest(ab).ravel(), length=len(bins()))
+
+
+def rarity_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Array:
+    """Weights that let rare colours count for more (Zhang 2016, equation 4): float32 `261`.
+
+    They are in proportion to 1 / ((1 − mix) p̃ + mix / 261), where p̃ is the distribution p of the
+    histogram smoothed over ab with σ = 5, each bin's share staying inside the gamut; and such
+    that Σ p w = 1: over the pixels of the histogram a weight is 1 in the mean.
+
+    Args:
+        histogram: pixels in each bin, `261`, as `histogram` counts them; at least one.
+        mix: the paper's λ, in 0…1: 0 balances the colours wholly, 1 weighs them all the same.
+    """
+    squares = ((bins()[:, None] - bins()[None]) ** 2).sum(axis=-1)
+    kernel = np.exp(-squares / (2 * SIGMA**2))
+    share = jnp.asarray(histogram, jnp.float32)
+    share = share / share.sum()
+    smooth = jnp.matmul(kernel / kernel.sum(axis=0, keepdims=True), share, precision="highest")
+    weights = 1 / jnp.maximum((1 - mix) * smooth + mix / len(bins()), _LEAST_SHARE)
+    return weights / (share * weights).sum()
+
+
+def annealed_mean(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
+    """Mean colour of the predicted distribution, sharpened: logits `… 261` → ab `… 2`.
+
+    Args:
+        logits: of the bins, before softmax.
+        temperature: above 0; 1 gives the mean, towards 0 comes the mode (Zhang 2016, equation 5,
+            chooses 0.38). In between it trades faithful averages for vivid colour.
+    """
+    share = jax.nn.softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+    return jnp.einsum("...q,qc->...c", share, bins(), precision="highest")
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+    """How unsure a prediction is: finite logits `… 261` → `…` in 0 (one bin) … 1 (all alike)."""
+    log_share = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    nats = -(jnp.exp(log_share) * log_share).sum(axis=-1)
+    return jnp.clip(nats / np.log(len(bins())), 0, 1)
