@@ -19,7 +19,7 @@ def run(argv: list[str] | None) -> int:
     for name, value, low, high in (
         ("--quality", options.quality, 1, 100),
         ("--max-megapixels", options.max_megapixels, 1e-6, 1e6),
-        ("--working-size", options.working_size or 64, 16, 2048),
+        ("--working-size", 64 if options.working_size is None else options.working_size, 16, 2048),
     ):
         if not low <= value <= high:
             raise config.ConfigError(f"{name} {value}: it must be from {low:g} to {high:g}")

@@ -43,3 +43,18 @@ def photographs(tmp_path_factory):
         size = (40, 52) if number % 3 else (60, 36)
         Image.fromarray(picture(number, *size)).save(place / f"{number:03}.{suffix}")
     return folder
+
+
+def refused(capsys, main, argv, *words) -> None:
+    """The command ends with status 2 and one sentence on stderr that holds the words."""
+    with_usage = False
+    capsys.readouterr()
+    try:
+        status = main([str(word) for word in argv])
+    except SystemExit as stop:  # argparse's own refusals, which print the usage before
+        status, with_usage = stop.code, True
+    error = capsys.readouterr().err.strip()
+    assert status == 2 and "Traceback" not in error
+    assert with_usage or len(error.splitlines()) == 1
+    for word in words:
+        assert str(word) in error

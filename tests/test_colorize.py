@@ -1,0 +1,159 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture, refused
+from PIL import Image
+
+import colorize
+from colorjax import checkpoint, color, model
+from colorjax.model import NetworkConfig
+
+ROOT = Path(colorize.__file__).parent
+
+
+@pytest.fixture
+def grey(tmp_path):
+    path = tmp_path / "in.png"
+    Image.fromarray(picture(0, 50, 70)[..., 0]).save(path)
+    return path
+
+
+def run(*argv):
+    return colorize.main([str(word) for word in argv])
+
+
+def test_a_png_keeps_size_and_lightness(grey, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    assert run(grey, out) == 0
+    assert f"wrote {out} (70 × 50)" in capsys.readouterr().out
+    before, after = np.asarray(Image.open(grey)), np.asarray(Image.open(out))
+    assert after.shape == (50, 70, 3)
+    error = color.lightness(after / np.float32(255)) - color.grey_lightness(
+        before / np.float32(255)
+    )
+    assert np.abs(error).max() < 0.5
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "tif", "bmp", "PNG"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 48)])
+def test_formats_and_sizes(tmp_path, suffix, size):
+    source, out = tmp_path / "in.jpg", tmp_path / f"out.{suffix}"
+    Image.fromarray(picture(0, *size)).save(source)
+    assert run(source, out) == 0
+    with Image.open(out) as image:
+        assert image.size == size[::-1] and image.mode == "RGB"
+
+
+def test_16_bit_grey_gives_16_bit_colour(tmp_path):
+    source, out = tmp_path / "in.png", tmp_path / "out.tif"
+    grey = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(grey).save(source)
+    assert run(source, out) == 0
+    import tifffile
+
+    after = tifffile.imread(out)
+    assert after.dtype == np.uint16 and after.shape == (64, 64, 3)
+    error = color.lightness(after / np.float32(65535)) - color.grey_lightness(
+        grey / np.float32(65535)
+    )
+    assert np.abs(error).max() < 0.01
+
+
+def test_overwrite_replaces_and_nothing_else_does(grey, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    out.write_text("precious")
+    refused(capsys, colorize.main, [grey, out], out, "--overwrite")
+    assert out.read_text() == "precious"
+    assert run(grey, out, "--overwrite") == 0
+    assert Image.open(out).size == (70, 50)
+
+
+def test_weights_of_ones_own(grey, tmp_path):
+    network = NetworkConfig("unet", 16)
+    path = tmp_path / "mine.safetensors"
+    header = {"kind": "unet", "width": 16}
+    checkpoint.save_weights(path, model.init(0, network), header, {"size": 32})
+    assert run(grey, tmp_path / "out.png", "--weights", path, "--working-size", "48") == 0
+    out = np.asarray(Image.open(tmp_path / "out.png"))
+    np.testing.assert_array_equal(out, np.asarray(Image.open(grey).convert("RGB")))  # no colour yet
+
+
+def spoilt(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def test_bad_input_gets_a_sentence_and_writes_nothing(grey, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    jpeg = tmp_path / "whole.jpg"
+    Image.fromarray(picture(0, 200, 200)).save(jpeg)
+    cut = spoilt(tmp_path, "cut.jpg", jpeg.read_bytes()[:3000])
+    text = spoilt(tmp_path, "text.jpg", b"This is no picture. " * 100)
+    empty = spoilt(tmp_path, "empty.png", b"")
+    before = set(tmp_path.iterdir())
+    for argv, words in (
+        ([tmp_path / "nowhere.png", out], ["nowhere.png", "not exist"]),
+        ([tmp_path, out], [tmp_path, "folder"]),
+        ([text, out], ["text.jpg"]),
+        ([cut, out], ["cut.jpg", "cut off"]),
+        ([empty, out], ["empty.png", "empty"]),
+        ([grey, tmp_path / "no/out.png"], ["no", "folder"]),
+        ([grey, tmp_path / "out.xyz"], [".xyz", ".png"]),
+        ([grey, tmp_path / "out"], ["out"]),
+        ([grey, grey], ["input itself"]),
+        ([grey, grey, "--overwrite"], ["input itself"]),
+        ([grey, out, "--weights", text], ["text.jpg", "weights"]),
+        ([grey, out, "--weights", tmp_path / "no.safetensors"], ["not exist"]),
+        ([grey, out, "--quality", "101"], ["--quality 101"]),
+        ([grey, out, "--working-size", "3"], ["--working-size 3"]),
+        ([grey, out, "--working-size", "0"], ["--working-size 0"]),
+        ([grey, out, "--max-megapixels", "0.001"], ["0.001", "--max-megapixels"]),
+        ([grey, out, "--max-megapixels", "nan"], ["--max-megapixels nan"]),
+        ([grey, out, "--quality", "best"], ["--quality"]),
+        ([grey], ["output"]),
+    ):
+        refused(capsys, colorize.main, argv, *words)
+        assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder(grey, tmp_path, capsys):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    refused(capsys, colorize.main, [grey, folder / "out.png"], "locked")
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    source, out = tmp_path / "in.png", tmp_path / "out.png"
+    Image.fromarray(picture(0, 300, 300)[..., 0]).save(source)
+    limited = (
+        "import resource, sys, colorize\n"
+        "from colorjax import files\n"
+        "write = files.write\n"
+        "def full(*rest):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "    return write(*rest)\n"
+        "files.write = full\n"
+        f"sys.exit(colorize.main([{str(source)!r}, {str(out)!r}]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited], capture_output=True, text=True, cwd=ROOT, timeout=240
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "out.png cannot be written" in done.stderr
+    assert sorted(tmp_path.iterdir()) == [source]
+
+
+def test_as_a_user_types_it(grey, tmp_path):
+    out = tmp_path / "out.jpg"
+    command = [sys.executable, "colorize.py", str(grey), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert done.returncode == 0 and f"wrote {out}" in done.stdout
+    assert done.stderr == ""  # no warnings of libraries
+    shown = subprocess.run([*command[:2], "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert shown.returncode == 0 and "examples:" in shown.stdout

@@ -1,0 +1,120 @@
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+from conftest import picture
+
+from colorjax import Colorizer, color, colorizer, model
+from colorjax.model import NetworkConfig
+
+
+@pytest.fixture(scope="module")
+def strong():
+    """A network of strong colours, often outside the gamut, by way of a loud last layer."""
+    network = NetworkConfig("unet", 16)
+    params = model.init(0, network)
+    loud = jax.random.normal(jax.random.key(0), params["head"]["kernel"].shape)
+    params["head"]["kernel"] = 0.1 * loud
+    return Colorizer(params, network, working_size=32)
+
+
+def lightness(pixels):
+    values = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    return color.lightness(values) if values.ndim == 3 else color.grey_lightness(values)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 5), (640, 480), (90, 701)])
+def test_any_shape_keeps_size_type_and_lightness(strong, shape, channels, dtype):
+    top = np.iinfo(dtype).max
+    image = np.random.default_rng(0).integers(0, top + 1, (*shape, *channels)).astype(dtype)
+    out = strong(image)
+    assert out.shape == (*shape, 3) and out.dtype == dtype
+    limit = 0.5 if dtype == np.uint8 else 0.01
+    assert np.abs(lightness(out) - lightness(image)).max() < limit
+
+
+def test_strips_leave_no_seam(strong, monkeypatch):
+    image = picture(0, 500, 400)[..., 0]
+    whole = strong(image)
+    monkeypatch.setattr(colorizer, "_PIECE", 400 * 7)
+    # Pillow's weights are float64, so strips agree to rounding.
+    assert np.abs(strong(image).astype(int) - whole).max() <= 1
+
+
+def test_a_colour_images_own_colour_is_ignored(strong):
+    rgb = picture(1, 60, 80)
+    grey = np.asarray(color.fit_gamut(np.stack([lightness(rgb), *np.zeros((2, 60, 80))], -1)))
+    grey = np.round(65535 * grey[..., 0]).astype(np.uint16)
+    coloured, from_grey = strong(rgb) / 255.0, strong(grey) / 65535.0
+    # What is left: the copies were scaled as RGB and as grey, whose mean lightness differ.
+    assert np.abs(coloured - from_grey).mean() < 0.01
+
+
+def test_colour_lies_where_the_network_put_it():
+    """A network that answers with ab rising from left to right, whatever it sees."""
+    network = NetworkConfig("paper")
+    fixed = Colorizer({}, network, 32)
+    ab = np.zeros((32, 32, 2), np.float32)
+    ab[..., 0] = np.linspace(-20, 20, 32)
+    fixed._ab = lambda image: (ab, (32, 32))
+    out = color.rgb_to_lab(fixed(np.full((50, 200), 30000, np.uint16)) / np.float32(65535))
+    columns = np.linspace(-20, 20, 32)
+    expected = np.interp((np.arange(200) + 0.5) * 32 / 200 - 0.5, np.arange(32), columns)
+    # Bicubic scaling of a ramp is the ramp but near the borders.
+    np.testing.assert_allclose(out[25, 10:-10, 1], expected[10:-10], atol=0.1)
+    np.testing.assert_allclose(out[..., 2], 0, atol=0.1)
+
+
+def test_working_shapes_are_few_and_near():
+    shapes, off = set(), []
+    random = np.random.default_rng(0)
+    for height, width in random.integers(100, 4000, (500, 2)):
+        if not 1 / 3 < width / height < 3:
+            continue
+        rows, columns = colorizer.working_shape(height, width, 256, 16)
+        shapes.add((rows, columns))
+        off.append(abs(np.log(columns / rows * height / width)))
+        assert rows % 16 == columns % 16 == 0
+        assert 0.85 < rows * columns / 256**2 < 1.15
+    assert len(shapes) <= 9
+    assert max(off) < np.log(1.2)  # half a step of the nine, and rounding to the stride
+
+
+@pytest.mark.parametrize("shape", [(30, 2000), (2000, 30)])
+def test_long_pictures_keep_their_aspect(strong, shape):
+    ab, box = strong._ab(np.full(shape, 100, np.uint8))
+    assert max(box) == max(ab.shape[:2]) and min(box) < min(ab.shape[:2])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.float32), "float32"),
+        (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\)"),
+        (np.zeros((0, 4), np.uint8), r"\(0, 4\)"),
+        (np.zeros(4, np.uint8), r"\(4,\)"),
+    ],
+)
+def test_arrays_that_are_no_pictures(strong, image, message):
+    with pytest.raises(ValueError, match=message):
+        strong(image)
+
+
+def test_working_size_is_checked():
+    with pytest.raises(ValueError, match="working size is 5"):
+        Colorizer({}, NetworkConfig(), 5)
+
+
+# Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
+SHA256 = "@@SHA256@@"
+
+
+def test_default_weights_are_the_ones_described():
+    content = colorizer.DEFAULT_WEIGHTS.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHA256
+    assert SHA256 in (colorizer.DEFAULT_WEIGHTS.parent / "README.md").read_text()
+    out = Colorizer.load()(picture(0, 64, 96)[..., 0])
+    assert out.shape == (64, 96, 3) and np.ptp(out, axis=-1).max() > 0  # some colour
