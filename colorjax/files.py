@@ -136,8 +136,10 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
         with Image.open(path) as image:
             width, height = image.size
             if width * height > max_megapixels * 1e6:
-                raise FileError(f"{path} has {width * height / 1e6:.0f} megapixels, above the "
-                                f"limit of {max_megapixels:g}: raise it by --max-megapixels")  # fmt: skip
+                raise FileError(
+                    f"{path} has {width * height / 1e6:.4g} megapixels, above the limit of "
+                    f"{max_megapixels:g}: raise it by --max-megapixels"
+                )
             notes, bits, deep = [], _bits(image), None
             if getattr(image, "n_frames", 1) > 1:
                 notes.append("only its first picture is used")
@@ -231,8 +233,8 @@ def list_images(folder: str | Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(directory, name) for name in names
-                  if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]  # fmt: skip
+        shown = (Path(directory, name) for name in names if not name.startswith("."))
+        found += [path for path in shown if path.suffix.lower() in SUFFIXES]
     return sorted(found)
 
 

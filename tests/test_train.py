@@ -225,8 +225,8 @@ def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsy
     before, after = weights(whole), weights(out)
     for name in before:
         np.testing.assert_allclose(after[name], before[name], atol=1e-7)  # lr is next to nothing
-    refused(capsys, train.main, [*command(photographs, tmp_path / "x", *init), "--network", "paper"],
-            "--init", "paper")  # fmt: skip
+    other = [*command(photographs, tmp_path / "x", *init), "--network", "paper"]
+    refused(capsys, train.main, other, "--init", "paper")
     assert not (tmp_path / "x").exists()
 
 
