@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,9 @@ class Checkpoints:
         from orbax.checkpoint import checkpoint_managers as managers
 
         self._ocp = ocp
-        # It warns of checkpoints without a value, which an interrupted run makes on purpose.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # It warns of checkpoints without a value, which an interrupted run makes on purpose, and
+        # prints tracebacks of its threads' faults, which `save` and `wait` raise.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
 
         def value(metrics: Tree) -> float:
             return metrics["value"]
@@ -146,7 +148,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, best_fn=value, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        self._directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def newest(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
@@ -160,8 +163,17 @@ class Checkpoints:
             state: a pytree of arrays.
             progress: JSON.
             value: what validation said of this state, higher is better; None without validation.
+
+        Raises:
+            OSError: the disk is full, or this or the checkpoint before could not be written.
         """
         ocp = self._ocp
+        self.wait()
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise OSError(f"{self._directory} has {free / 1e6:.0f} MB free, a checkpoint needs "
+                          f"{needed / 1e6:.0f} MB")  # fmt: skip
         # A copy, since the next step is given the state's memory while this is being written.
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
@@ -187,5 +199,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then release the directory."""
-        self._manager.close()
+        """Wait as `wait` does, then release the directory."""
+        with _as_os_error():
+            self._manager.close()

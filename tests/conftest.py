@@ -8,15 +8,14 @@ import tempfile
 _CACHE = tempfile.TemporaryDirectory(prefix="colorjax-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # in subprocesses too: sums are split by it
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from colorjax import config
 
-jax.config.update("jax_num_cpu_devices", 4)
 config.use_compilation_cache()
 
 
