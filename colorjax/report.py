@@ -72,6 +72,11 @@ def grey(truth: np.ndarray) -> np.ndarray:
     return np.asarray(color.fit_gamut(np.concatenate([lightness, 0 * truth[..., 1:]], axis=-1)))
 
 
+def write_columns(path: Path, columns: list[np.ndarray]) -> None:
+    """Write a PNG: each of the columns holds `N S S 3` pictures in 0…1, a row a photograph."""
+    _write(path, np.concatenate([_column(pictures) for pictures in columns], axis=1))
+
+
 def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.ndarray) -> Path:
     """Write `samples/step-….png`: a row a photograph, grey, prediction and truth beside it.
 

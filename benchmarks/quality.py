@@ -1,0 +1,234 @@
+"""How faithful the colours are: networks on photographs they never saw, beside their baselines.
+
+Protocol: the centre square of each photograph at 256² (`--size`), coloured with the truth's own
+lightness and rounded to 8 bits. PSNR is the mean per picture in RGB, photographs with an absolute
+colourfulness below 15 left out of it; pooled PSNR is over all pixels of all pictures. Colourfulness
+(CF) is Hasler and Süsstrunk's, "abs" in the variant of this literature. AuC is the area under the
+share of pixels within an ab distance of 0…150, plain and weighted by the rarity of the true colour
+in this set. Always beside the networks: grey; one constant ab, this set's mean; and the oracle, the
+true ab at a quarter of the size scaled back. Each network also with its chroma scaled so that its
+mean CF reaches shares of the truth's, since PSNR falls as colourfulness rises.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from colorjax import checkpoint, color, config, files, metrics, palette, report, step
+from colorjax.colorizer import Colorizer
+
+BATCH = 16
+COLUMNS = ("psnr", "psnr_pooled", "ssim", "ciede2000", "cf", "cf_signed", "delta_cf",
+           "delta_cf_each", "auc", "auc_rare", "histogram")  # fmt: skip
+Answer = Callable[[np.ndarray], np.ndarray]  # uint8 N S S 3 → uint8 N S S 3
+
+
+def load(folder: str, size: int) -> np.ndarray:
+    """The folder's photographs, uint8 `N size size 3`; unreadable ones are named and left out."""
+    if not Path(folder).is_dir():
+        raise config.ConfigError(f"--data {folder}: there is no such folder")
+    found = []
+    for path in files.list_images(folder):
+        try:
+            found.append(files.read_small(path.read_bytes(), str(path), size))
+        except (files.FileError, OSError) as error:
+            print(f"left out: {error}", file=sys.stderr)
+    if not found:
+        raise config.ConfigError(f"--data {folder}: it holds no photographs of {size // 2} pixels")
+    return np.stack(found)
+
+
+def rounded(rgb: jax.Array) -> np.ndarray:
+    """In 0…1 → uint8."""
+    return np.asarray(jnp.round(255 * rgb).astype(jnp.uint8))
+
+
+_lab = jax.jit(lambda images: color.rgb_to_lab(images / 255.0))
+_absolute = jax.jit(lambda images: color.colorfulness(images / 255.0, absolute=True))
+
+
+@jax.jit
+def _scaled(truth: jax.Array, prediction: jax.Array, factor: jax.Array) -> jax.Array:
+    """Lightness of the truth, ab of the prediction times a factor."""
+    ab = factor * color.rgb_to_lab(prediction / 255.0)[..., 1:]
+    lightness = color.lightness(truth / 255.0)
+    return color.fit_gamut(jnp.concatenate([lightness[..., None], ab], axis=-1))
+
+
+def constant(ab: np.ndarray) -> Answer:
+    """The same ab everywhere."""
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        everywhere = jnp.broadcast_to(jnp.asarray(ab, jnp.float32), (len(images), 1, 1, 2))
+        return rounded(step.colour_up(color.lightness(images / np.float32(255)), everywhere))
+
+    return answer
+
+
+def oracle(images: np.ndarray) -> np.ndarray:
+    """The truth's ab at a quarter of the size."""
+    lab = _lab(images)
+    count, side = lab.shape[:2]
+    ab = lab[..., 1:].reshape(count, side // 4, 4, side // 4, 4, 2).mean((2, 4))
+    return rounded(step.colour_up(lab[..., 0], ab))
+
+
+def network(colorizer: Colorizer) -> Answer:
+    """A network, through the same door as `colorize.py`."""
+    return lambda images: np.stack([colorizer(image) for image in images])
+
+
+def scaled(predictions: np.ndarray, images: np.ndarray, factor: float) -> np.ndarray:
+    """Predictions with their chroma times a factor, at the truth's lightness."""
+    parts = range(0, len(images), BATCH)
+    return np.concatenate([
+        rounded(_scaled(images[i : i + BATCH], predictions[i : i + BATCH], factor)) for i in parts
+    ])  # fmt: skip
+
+
+def factor_for(predictions: np.ndarray, images: np.ndarray, wanted: float) -> float:
+    """The chroma factor that brings the mean absolute CF to the wanted one, by bisection.
+
+    On every fourth pixel of each row and column, which changes CF little and takes a 16th.
+    """
+    few, truth = predictions[:, ::4, ::4], images[:, ::4, ::4]
+    low, high = 0.0, 16.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        cf = float(_absolute(scaled(few, truth, middle)).mean())
+        low, high = (middle, high) if cf < wanted else (low, middle)
+    return (low + high) / 2
+
+
+@jax.jit
+def _compare(images: jax.Array, predictions: jax.Array, truth_histogram: jax.Array) -> dict:
+    truth, prediction = images / 255.0, predictions / 255.0
+    lab, lab_predicted = color.rgb_to_lab(truth), color.rgb_to_lab(prediction)
+    ab, ab_predicted = lab[..., 1:], lab_predicted[..., 1:]
+    rarity = metrics.rarity(ab, truth_histogram)
+    return {
+        "error": metrics.mean_squared_error(prediction, truth),
+        "ssim": metrics.ssim(prediction, truth),
+        "ciede2000": metrics.ciede2000(lab_predicted, lab).mean((1, 2)),
+        "cf": color.colorfulness(prediction, absolute=True),
+        "cf_signed": color.colorfulness(prediction),
+        "cf_truth": color.colorfulness(truth, absolute=True),
+        "distances": metrics.distance_histogram(ab_predicted, ab)[None],
+        "distances_rare": metrics.distance_histogram(ab_predicted, ab, rarity)[None],
+        "bins": palette.histogram(ab_predicted)[None],
+    }
+
+
+def measure(images: np.ndarray, predictions: np.ndarray, truth_histogram: np.ndarray) -> dict:
+    """Every column of the table for one set of predictions."""
+    parts = [
+        jax.device_get(_compare(images[i : i + BATCH], predictions[i : i + BATCH], truth_histogram))
+        for i in range(0, len(images), BATCH)
+    ]
+    all_of = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    error = np.maximum(all_of["error"].astype(np.float64), 1e-10)  # the truth itself: 100 dB
+    colourful = all_of["cf_truth"] >= 15
+    difference = all_of["cf"] - all_of["cf_truth"]
+    return {
+        "psnr": float(-10 * np.log10(error[colourful]).mean()) if colourful.any() else None,
+        "psnr_pooled": float(-10 * np.log10(error.mean())),
+        "ssim": float(all_of["ssim"].mean()),
+        "ciede2000": float(all_of["ciede2000"].mean()),
+        "cf": float(all_of["cf"].mean()),
+        "cf_signed": float(all_of["cf_signed"].mean()),
+        "delta_cf": float(abs(difference.mean())),
+        "delta_cf_each": float(np.abs(difference).mean()),
+        "auc": float(metrics.auc(all_of["distances"].astype(np.float64).sum(0))),
+        "auc_rare": float(metrics.auc(all_of["distances_rare"].astype(np.float64).sum(0))),
+        "histogram": float(metrics.histogram_distance(all_of["bins"].sum(0), truth_histogram)),
+    }
+
+
+def gallery(path: Path, images: np.ndarray, predictions: np.ndarray) -> None:
+    """The four best, median and worst photographs by PSNR: grey, prediction, truth."""
+    error = [((a / 255.0 - b / 255.0) ** 2).mean()
+             for a, b in zip(images, predictions, strict=True)]  # fmt: skip
+    order = np.argsort(error)
+    middle = max(0, len(order) // 2 - 2)
+    chosen = np.concatenate([order[:4], order[middle : middle + 4], order[-4:]])
+    truth = images[chosen] / np.float32(255)
+    report.write_columns(path, [report.grey(truth), predictions[chosen] / 255, truth])
+
+
+def run(argv: list[str] | None) -> int:
+    """Measure and print; the exit status."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("--data", required=True, metavar="DIR", help="photographs never trained on")
+    parser.add_argument("--weights", nargs="*", default=[], metavar="FILE",
+                        help="networks to measure (default: the one that comes along)")  # fmt: skip
+    parser.add_argument("--size", type=int, default=256, help="of the pictures (default: 256)")
+    parser.add_argument("--working-size", type=int, help="that the networks see (default: theirs)")
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.6, 0.8, 1.0],
+                        help="of the truth's CF to scale to (default: 0.4 0.6 0.8 1)")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    parser.add_argument("--gallery", type=Path, metavar="FILE", help="a picture of the first "
+                        "network's best, median and worst")  # fmt: skip
+    options = parser.parse_args(argv)
+    if options.size % 4 or not 16 <= options.size <= 2048:
+        raise config.ConfigError(f"--size {options.size}: it must be a multiple of 4, 16 to 2048")
+    config.use_compilation_cache()
+    networks = {
+        Path(path).parent.name + "/" + Path(path).stem if path else "default weights":
+            Colorizer.load(path, options.working_size)
+        for path in options.weights or [None]
+    }  # fmt: skip
+    images = load(options.data, options.size)
+    batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+    histogram = np.sum([palette.histogram(_lab(batch)[..., 1:]) for batch in batches], axis=0)
+    mean_ab = np.mean([np.mean(_lab(image)[..., 1:], (0, 1)) for image in images], axis=0)
+    cf_truth = float(np.mean(np.concatenate([_absolute(batch) for batch in batches])))
+    if cf_truth < 1:
+        raise config.ConfigError(f"--data {options.data}: its photographs have no colour")
+    print(f"{len(images)} photographs at {options.size}², truth's CF {cf_truth:.1f}; constant ab "
+          f"({mean_ab[0]:.1f}, {mean_ab[1]:.1f})\n")  # fmt: skip
+    print(f"{'':34}" + " ".join(f"{name:>13}" for name in COLUMNS))
+    rows: dict[str, dict] = {}
+
+    def row(name: str, predictions: np.ndarray) -> None:
+        rows[name] = measure(images, predictions, histogram)
+        values = ((f"{v:13.4f}" if v is not None else f"{'-':>13}") for v in rows[name].values())
+        print(f"{name:34}" + " ".join(values), flush=True)
+
+    for name, answer in (("grey", constant(np.zeros(2))), ("constant ab", constant(mean_ab)),
+                         ("oracle at a quarter", oracle)):  # fmt: skip
+        row(name, np.concatenate([answer(batch) for batch in batches]))
+    for number, (name, colorizer) in enumerate(networks.items()):
+        predictions = np.concatenate([network(colorizer)(batch) for batch in batches])
+        row(name, predictions)
+        if number == 0 and options.gallery:
+            gallery(options.gallery, images, predictions)
+        for share in options.shares:
+            factor = factor_for(predictions, images, share * cf_truth)
+            row(f"{name} × {factor:.2f}, CF {share:g}", scaled(predictions, images, factor))
+    if options.json:
+        content = {"photographs": len(images), "size": options.size, "cf_truth": cf_truth,
+                   "constant_ab": mean_ab.tolist(), "rows": rows}  # fmt: skip
+        options.json.write_text(json.dumps(content, indent=1))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    try:
+        return run(argv)
+    except (config.ConfigError, files.FileError, checkpoint.WeightsError, OSError) as error:
+        print(f"quality.py: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import refused
+from PIL import Image
+
+from colorjax import checkpoint, model
+from colorjax.model import NetworkConfig
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_throughput_measures_step_and_loop_in_pairs(tmp_path, capsys):
+    out = tmp_path / "throughput.json"
+    assert benchmark("throughput").main(["--quick", "--json", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["batch"] == 4 and row["pairs"] >= 3
+    low, high = row["loop_to_step_spread"]
+    assert 0 < low <= row["loop_to_step"] <= high
+    assert row["step_images_per_second"] > 0 and row["loop_images_per_second"] > 0
+    assert "loop/step" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A network that predicts no colour."""
+    path = tmp_path_factory.mktemp("weights") / "grey.safetensors"
+    header = {"kind": "unet", "width": 16}
+    params = model.init(0, NetworkConfig(**header))
+    checkpoint.save_weights(path, params, header, {"size": 32})
+    return path
+
+
+def test_quality_puts_networks_beside_their_baselines(photographs, weights, tmp_path, capsys):
+    out, gallery = tmp_path / "quality.json", tmp_path / "gallery.png"
+    argv = ["--data", photographs, "--weights", weights, "--size", "32", "--shares",
+            "--json", out, "--gallery", gallery]  # fmt: skip
+    assert benchmark("quality").main([str(word) for word in argv]) == 0
+    said, report = capsys.readouterr().out, json.loads(out.read_text())
+    grey, constant, oracle, network = report["rows"].values()
+    assert "constant ab" in said and report["photographs"] == 40
+    assert grey["psnr"] == pytest.approx(network["psnr"]) and network["cf"] < 0.1
+    assert max(grey["psnr"], constant["psnr"]) < oracle["psnr"]
+    assert constant["ciede2000"] != grey["ciede2000"] and grey["cf"] < constant["cf"]
+    assert grey["auc_rare"] < oracle["auc_rare"] and oracle["delta_cf"] < grey["delta_cf"]
+    assert np.asarray(Image.open(gallery)).shape == (12 * 34, 3 * 34, 3)
+
+
+def test_chroma_is_scaled_to_the_colourfulness_asked_for():
+    quality = benchmark("quality")
+    random = np.random.default_rng(0)
+    images = random.integers(60, 200, (4, 32, 32, 3), np.uint8)
+    muted = quality.scaled(images, images, 0.3)
+    half = float(quality._absolute(images).mean()) / 2
+    factor = quality.factor_for(muted, images, half)
+    reached = float(quality._absolute(quality.scaled(muted, images, factor)).mean())
+    assert reached == pytest.approx(half, rel=0.1)  # the factor is found on a 16th of the pixels
+
+
+def test_quality_refuses_what_it_cannot_measure(photographs, weights, tmp_path, capsys):
+    main = benchmark("quality").main
+    empty, grey = tmp_path / "empty", tmp_path / "grey"
+    empty.mkdir()
+    grey.mkdir()
+    Image.new("L", (256, 256), 100).save(grey / "a.png")
+    refused(capsys, main, ["--data", tmp_path / "nowhere"], "nowhere")
+    refused(capsys, main, ["--data", empty], "empty", "no photographs")
+    refused(capsys, main, ["--data", grey, "--weights", weights], "grey", "no colour")
+    refused(capsys, main, ["--data", photographs, "--size", "30"], "--size 30")
+    refused(capsys, main, ["--data", photographs, "--weights", tmp_path / "no"], "not exist")
