@@ -1,366 +1,291 @@
-"""Still images in and out, with what they carry.
+"""Still images in and out, with what they carry: depth, alpha, EXIF, resolution, orientation.
 
-Pixels are uint8 or uint16, grey `H W` or sRGB `H W 3`. Colour profiles are converted to sRGB and
-EXIF orientation is applied before anything else; whatever cannot be kept is said in `notes`.
+Pixels are `H W` (grey) or `H W 3` (sRGB), uint8 or uint16 over their whole range; `samples` are
+`H W C`, with alpha last where C is 2 or 4. Content decides how a file is read, its suffix how it
+is written, and whatever is wrong with either is a `FileError`.
 """
 
-import contextlib
 import io
+import logging
 import os
-import struct
+import secrets
 import warnings
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 
-SUFFIXES = frozenset(".png .jpg .jpeg .tif .tiff .webp .bmp .gif .pgm .ppm".split())
-OUTPUT_SUFFIXES = frozenset(".png .jpg .jpeg .tif .tiff .webp .bmp .ppm".split())
+from colorjax import codec
 
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF",
-            ".webp": "WEBP", ".bmp": "BMP", ".ppm": "PPM"}  # fmt: skip
-_DEEP = ("PNG", "TIFF")  # hold 16 bits
-_CLEAR = ("PNG", "TIFF", "WEBP")  # hold transparency
-_TAGGED = ("PNG", "JPEG", "TIFF", "WEBP")  # hold EXIF and a profile
+_FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF",
+    ".webp": "WebP", ".bmp": "BMP", ".ppm": "PPM",
+}  # fmt: skip
+OUTPUT_SUFFIXES = tuple(_FORMATS)
+SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm")
+_ORIENTATION = 274
+# Of a TIFF's tags those about the picture, not the file: description, make, model, software, date,
+# artist, copyright.
+_ABOUT_PICTURE = {_ORIENTATION, *codec.SUB_IFDS, 270, 271, 272, 305, 306, 315, 33432}
 
-# Pillow's own limit is a guess at what a computer holds; `max_megapixels` is this module's.
+# Pillow refuses from 179 megapixels on, which scans exceed; `_open` has a limit of its own.
 Image.MAX_IMAGE_PIXELS = None
+# What Pillow warns of is said by `read` or of no use. Once for all: `warnings.catch_warnings` is
+# not safe in the threads that call `read_small`.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 class FileError(ValueError):
-    """What is wrong with a file, as one sentence that names it."""
+    """What is wrong with a file, as one sentence that names it and the remedy."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A still image and what came with it."""
+    """A still image: what is seen, and what its file carries beside that."""
 
-    pixels: np.ndarray  # H W or H W 3, uint8 or uint16
-    alpha: np.ndarray | None = None  # H W, of the pixels' type
-    exif: bytes | None = None  # its orientation is 1
-    dpi: tuple[float, float] | None = None
-    notes: tuple[str, ...] = ()  # what could not be kept, a line each
+    pixels: np.ndarray  # uint8 or uint16; H W (grey) or H W 3 (sRGB)
+    alpha: np.ndarray | None = None  # H W, of the pixels' dtype; None where all is opaque
+    exif: bytes | None = None  # its orientation applied and reset, without a thumbnail
+    dpi: tuple[float, float] | None = None  # across, down
+    notes: tuple[str, ...] = ()  # what could not be kept, one line each
 
 
-@contextlib.contextmanager
-def _sentences(name: str | Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on foreign bytes into one sentence."""
+@contextmanager
+def _decoding(name: str | Path) -> Iterator[None]:
+    """Foreign bytes are decoded within: whatever decoders raise becomes a sentence."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders' remarks on broken metadata
-            yield
+        yield
     except FileError:
         raise
-    except FileNotFoundError:
-        raise FileError(f"{name} does not exist") from None
-    except IsADirectoryError:
-        raise FileError(f"{name} is a folder: name a photograph") from None
-    except PermissionError:
-        raise FileError(f"{name} may not be read: permission denied") from None
-    except Image.UnidentifiedImageError:
-        raise FileError(f"{name} is not a picture of a known format") from None
-    except MemoryError:
-        raise FileError(f"{name} does not fit into memory") from None
-    except Exception as error:  # decoders raise a dozen kinds; all mean the same here
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(f"{name} cannot be decoded, is it cut off or damaged? ({text})") from None
+    except Exception as error:  # nearly anything: KeyError, SyntaxError, struct.error, zlib.error
+        text = str(error) or repr(error)
+        if isinstance(error, OSError) and error.strerror:
+            why = f"cannot be read: {error.strerror}"
+        elif isinstance(error, MemoryError):
+            why = "does not fit into memory: scale it down"
+        elif isinstance(error, Image.UnidentifiedImageError) or "decoder object" in text:
+            why = f"is no picture ({' '.join(SUFFIXES)}), or it is truncated or damaged"
+        elif any(sign in text.lower() for sign in ("truncated", "eof", "not enough", "smaller")):
+            why = "is truncated: copy or download it again"
+        else:
+            why = f"is damaged or of a kind not supported: {text}"
+        raise FileError(f"{name} {why}") from error
 
 
-def _to_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Convert an 8-bit image of any colour space to L or RGB in sRGB."""
-    profile = image.info.get("icc_profile")
-    target = "L" if image.mode in ("1", "L") else "RGB"
-    if image.mode not in ("1", "L", "RGB", "CMYK"):
-        image = image.convert("RGB")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            space = source.profile.xcolor_space.strip()
-            if (space == "GRAY") == (image.mode in ("1", "L")) or space != "GRAY":
-                if image.mode == "1" or (image.mode == "L" and space != "GRAY"):
-                    image = image.convert("RGB" if space == "RGB" else "L")
-                srgb = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-                if converted is not None:
-                    return converted.getchannel(0) if target == "L" else converted
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            notes.append("its colour profile is damaged and was ignored")
-    elif image.mode == "CMYK":
-        notes.append("CMYK without a profile: converted by the simple formula")
-    return image.convert(target)
+def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> Any:
+    image = Image.open(file, formats=codec.READABLE)
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        limit = f"the limit is {max_megapixels:g}: {remedy}"
+        raise FileError(f"{name} has {megapixels:.4g} megapixels and {limit}")
+    tags = getattr(image, "tag_v2", {})
+    planes = tags.get(284) == 2 and max(tags.get(258, (8,))) > 8  # which Pillow mixes up
+    if planes or image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise FileError(f"{name} has rare samples: save it with 8 or 16 interleaved bits each")
+    return image
 
 
-def _bits(image: Image.Image) -> int:
-    if image.mode.startswith("I"):
-        return 16
-    samples = getattr(image, "tag_v2", {}).get(258, 8)  # TIFF's BitsPerSample
-    raw = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
-    return 16 if samples in (16, (16,) * 3, (16,) * 4) or ";16" in raw else 8
-
-
-def _deep_tiff(path: Path) -> np.ndarray:
-    import tifffile
-
-    pixels = tifffile.imread(path, key=0)
-    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
-        raise FileError(f"{path} holds {pixels.dtype} samples of shape {pixels.shape}: convert it "
-                        "to 8 or 16 bits, grey or RGB")  # fmt: skip
-    return pixels
-
-
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
-    try:
-        across, down = (float(value) for value in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(samples[::down, ::across])
 
 
 def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
-    """Read a photograph: PNG, JPEG, TIFF, WebP, BMP, GIF, PGM, PPM; its content says which.
+    """Read a photograph of any common kind, turned upright and converted to sRGB.
 
     Args:
-        path: of the file.
-        max_megapixels: a larger picture is refused before it is decoded.
+        path: of the file; of several frames or pages the first is read.
+        max_megapixels: larger ones are refused before they are decoded.
 
     Raises:
-        FileError: it cannot be read, or is cut off, or too large.
+        FileError: it is missing, no picture, truncated, damaged or too large.
     """
-    path = Path(path)
-    with _sentences(path):
-        if path.is_file() and not path.stat().st_size:
-            raise FileError(f"{path} is empty")
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > max_megapixels * 1e6:
-                raise FileError(
-                    f"{path} has {width * height / 1e6:.4g} megapixels, above the limit of "
-                    f"{max_megapixels:g}: raise it by --max-megapixels"
-                )
-            notes, bits, deep = [], _bits(image), None
-            if getattr(image, "n_frames", 1) > 1:
-                notes.append("only its first picture is used")
-            if bits == 16 and not image.mode.startswith("I"):
-                if image.format == "TIFF":
-                    deep = _deep_tiff(path)
-                else:
-                    notes.append("16-bit colour in a PNG is read at 8 bits")
-            exif, orientation = image.getexif(), 1
-            orientation = exif.get(0x0112, 1)
-            exif[0x0112] = 1
-            image.load()
-            alpha = None
-            if deep is not None:
-                pixels = deep[..., :3]
-                alpha = deep[..., 3] if deep.shape[2] == 4 else None
-            elif image.mode.startswith("I"):
-                pixels = np.asarray(image)
-                if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
-                    raise FileError(f"{path} holds values beyond 16 bits: convert it to 16 bits")
-                pixels = pixels.astype(np.uint16)
-            elif image.mode == "F":
-                raise FileError(f"{path} holds floating-point values: convert it to 8 or 16 bits")
-            else:
-                if image.has_transparency_data:
-                    grey = image.mode in ("1", "L", "LA")
-                    image_alpha = image.convert("RGBA")
-                    alpha = np.asarray(image_alpha.getchannel("A"))
-                    profile = image.info.get("icc_profile")
-                    image = image.convert("L") if grey else image_alpha.convert("RGB")
-                    image.info["icc_profile"] = profile
-                pixels = np.asarray(_to_srgb(image, notes))
-            if bits == 16 and image.info.get("icc_profile") and pixels.dtype == np.uint16:
-                notes.append("the colour profile of a 16-bit picture is taken as sRGB")
-            turn = _TURNS.get(orientation, _TURNS[1])
-            kept = exif.tobytes() if len(exif) > 1 else None
-            return Photograph(turn(pixels), None if alpha is None else turn(alpha), kept,
-                              _dpi(image), tuple(notes))  # fmt: skip
+    path, notes = Path(path), []
+    if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path)):
+        raise FileError(f"{path} is empty, a folder or a device: name a picture")
+    with _decoding(path), open(path, "rb") as file:
+        image = _open(file, path, max_megapixels, "scale it down or raise --max-megapixels")
+        if getattr(image, "is_animated", False):
+            notes.append("only its first frame or page is used")
+        samples = codec.decode(image, file, notes)
+        exif, orientation = None, 1
+        with suppress(Exception):  # foreign bytes again, but the picture is whole without them
+            tags = image.getexif()
+            orientation = tags.get(_ORIENTATION, 1)
+            for tag in set(tags) - _ABOUT_PICTURE if image.format == "TIFF" else ():
+                del tags[tag]
+            if _ORIENTATION in tags:
+                tags[_ORIENTATION] = 1
+            exif = tags.tobytes() if len(tags) else None
+        if len(image.info.get("exif") or b"") > 22 and not exif:  # 22 bytes hold nothing
+            notes.append("its EXIF is damaged and was not kept")
+        samples = _upright(samples, orientation)
+        dpi = [float(value) for value in image.info.get("dpi", ())]
+    if orientation in (5, 6, 7, 8):
+        dpi.reverse()
+    channels = samples.shape[2]
+    alpha = samples[..., -1] if channels in (2, 4) else None
+    if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
+        alpha = None
+    return Photograph(
+        pixels=samples[..., :3] if channels > 2 else samples[..., 0],
+        alpha=alpha,
+        exif=exif,
+        dpi=(dpi[0], dpi[1]) if len(dpi) == 2 and all(0 < value < 1e6 for value in dpi) else None,
+        notes=tuple(notes),
+    )
 
 
-# EXIF 2.32, tag 0x0112: what brings the stored picture upright.
-_TURNS = {
-    1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
-    5: lambda a: np.swapaxes(a, 0, 1), 6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2), 8: lambda a: np.rot90(a, 1),
-}  # fmt: skip
-
-
-def read_small(content: bytes, name: str, side: int) -> np.ndarray:
-    """Decode a photograph for training: its centre square, scaled, `side side 3` uint8 sRGB.
+def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
+    """Decode a photograph for training: its centre square, upright, `S S 3` uint8 sRGB.
 
     Args:
-        content: of the file.
-        name: of the file, for messages.
-        side: in pixels; at most twice what the photograph has.
+        data: the file's content.
+        name: for errors.
+        short_side: S, at most twice what the photograph has.
 
     Raises:
-        FileError: it cannot be decoded, or is too small.
+        FileError: it is no picture, truncated, damaged, too large or too small.
     """
-    with _sentences(name):
-        if not content:
-            raise FileError(f"{name} is empty")
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("RGB", (2 * side, 2 * side))  # JPEG: decoded at a half, quarter or eighth
-            image = ImageOps.exif_transpose(_to_srgb(_eight_bits(image), []))
-            width, height = image.size
-            square = min(width, height)
-            if 2 * square < side:
-                raise FileError(f"{name} is too small: {width} × {height}")
-            left, top = (width - square) / 2, (height - square) / 2
-            image = image.convert("RGB").resize(
-                (side, side), Image.Resampling.BICUBIC,
-                (left, top, left + square, top + square), reducing_gap=3,
-            )  # fmt: skip
-            return np.asarray(image)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """Every file of a known suffix below a folder, sorted; hidden files and folders left out."""
-    found, seen = [], set()
-    for directory, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = (Path(directory, name) for name in names if not name.startswith("."))
-        found += [path for path in shown if path.suffix.lower() in SUFFIXES]
-    return sorted(found)
+    with _decoding(name), io.BytesIO(data) as file:
+        image = _open(file, name, 500, "scale it down")
+        if short_side > 2 * min(image.size):
+            has = f"{image.width} × {image.height} pixels"
+            raise FileError(f"{name} has {has}, too few for {short_side} on its short side")
+        to_srgb, _ = codec.to_srgb(image, [])
+        image.draft("RGB", (short_side, short_side))  # JPEG can be decoded at 1/2, 1/4 or 1/8
+        plain = image.mode in ("L", "RGB", "CMYK")  # else palettes, transparency, 16 bits
+        if plain:
+            source = image
+        else:
+            samples = codec.decode(image, file, [])
+            source = codec.eight_bits(
+                samples[..., :3] if samples.shape[2] > 2 else samples[..., :1]
+            )
+        left, top = ((side - min(source.size)) / 2 for side in source.size)
+        box = (left, top, source.width - left, source.height - top)
+        small = source.resize((short_side, short_side), Image.Resampling.LANCZOS, box, 3)
+        small = to_srgb(small) if plain else small
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        return _upright(np.asarray(small.convert("RGB")), orientation)
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> None:
-    """What can be known to be wrong with an output before any work.
+    """Find out before any work whether `write` could write there.
 
     Raises:
-        FileError: an unknown ending, a missing or unwritable folder, or a file that is there.
+        FileError: the suffix is unknown, the folder missing or read-only, or the file exists.
     """
     path = Path(path)
-    if path.suffix.lower() not in OUTPUT_SUFFIXES:
-        known = " ".join(sorted(OUTPUT_SUFFIXES))
-        raise FileError(f"{path}: the ending {path.suffix or '(none)'} is not one of {known}")
-    if not path.parent.is_dir():
-        raise FileError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise FileError(f"{path} is a folder: name a file")
-    if not os.access(path.parent, os.W_OK):
-        raise FileError(f"{path}: the folder {path.parent} may not be written to")
-    if path.exists() and not overwrite:
-        raise FileError(f"{path} exists already: --overwrite replaces it")
+    for wrong, why in (
+        (path.suffix.lower() not in _FORMATS, f"ends in none of {' '.join(OUTPUT_SUFFIXES)}"),
+        (not os.path.isdir(path.parent), "lies in no existing folder: create that first"),
+        (not os.access(path.parent, os.W_OK | os.X_OK), "lies in a folder that is read-only"),
+        (os.path.isdir(path), "is a folder: name a file"),
+        (os.path.lexists(path) and not overwrite, "exists: name another or give --overwrite"),
+    ):
+        if wrong:
+            raise FileError(f"{path} {why}")
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a finished file its name unless there is one: a rename would replace it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: take the name, then replace that
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def write(
     path: str | Path, photograph: Photograph, quality: int = 95, overwrite: bool = False
 ) -> list[str]:
-    """Write a photograph whole or not at all; the path's ending says the format.
+    """Write a photograph whole or not at all, tagged as sRGB, in the format its suffix names.
 
-    PNG, TIFF, BMP, PPM and WebP (lossless) hold exactly the pixels given; JPEG is written without
-    chroma subsampling. The output is tagged sRGB.
+    PNG, TIFF, WebP (lossless), BMP and PPM hold exactly these pixels; JPEG is without chroma
+    subsampling.
 
     Args:
         path: of the file.
-        photograph: `H W` or `H W 3`.
-        quality: of JPEG, 1…100.
-        overwrite: replace a file that is there.
+        photograph: what to write; its notes are not used.
+        quality: of JPEG, 1 to 100.
+        overwrite: replace an existing file.
 
     Returns:
-        What the format could not hold, a line each.
+        What could not be kept, one line each.
 
     Raises:
-        FileError: as `check_output`, or the disk would not take it.
+        FileError: as by `check_output`, or the disk is full or the photograph too large for it.
     """
-    path = Path(path)
+    path, notes = Path(path), []
     check_output(path, overwrite)
-    kind, pixels, alpha, notes = _FORMATS[path.suffix.lower()], photograph.pixels, None, []
-    if photograph.alpha is not None and kind in _CLEAR:
-        alpha = photograph.alpha
+    kind = _FORMATS[path.suffix.lower()]
+    samples = photograph.pixels.reshape(*photograph.pixels.shape[:2], -1)
+    if max(samples.shape) > (longest := {"JPEG": 65500, "WebP": 16383}.get(kind, 2**31)):
+        raise FileError(f"{path}: {kind} holds {longest} pixels a side: write PNG or TIFF")
+    exif, dpi = photograph.exif, photograph.dpi
+    if photograph.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
+        notes.append(f"{kind} holds no transparency: all of it is opaque")
     elif photograph.alpha is not None:
-        notes.append(f"{kind} holds no transparency: it is left out")
-    if pixels.dtype == np.uint16 and kind not in _DEEP:
-        notes.append(f"{kind} holds 8 bits: 16 are rounded to them")
-        pixels, alpha = (None if a is None else np.round(a / 257).astype(np.uint8)
-                         for a in (pixels, alpha))  # fmt: skip
-    if photograph.exif and kind not in _TAGGED:
-        notes.append(f"{kind} holds no EXIF: it is left out")
-    if pixels.ndim == 2 and (alpha is not None or pixels.dtype == np.uint16):
-        pixels = np.repeat(pixels[..., None], 3, axis=-1)
-    if alpha is not None:
-        pixels = np.concatenate([pixels, alpha[..., None].astype(pixels.dtype)], axis=-1)
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        samples = np.dstack([samples, photograph.alpha])
+    if samples.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
+        notes.append(f"{kind} holds 8 bits a sample: 16 were rounded")
+    if exif and kind in ("BMP", "PPM"):
+        notes.append(f"{kind} holds no EXIF: date, camera and place are not kept")
+    if dpi and kind in ("WebP", "PPM"):
+        notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
+    srgb = codec.srgb_profile() if samples.shape[2] > 2 else None
+    common = {"exif": exif or b"", "icc_profile": srgb}
+    options: dict[str, dict[str, Any]] = {
+        "JPEG": {**common, "quality": quality, "subsampling": 0, "dpi": dpi or (0, 0)},
+        "WebP": {**common, "lossless": True, "exact": True},  # exact: where nothing shows, too
+        "BMP": {"dpi": dpi or (0, 0)},
+    }
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        if pixels.dtype == np.uint16:
-            (_write_deep_png if kind == "PNG" else _write_deep_tiff)(temporary, pixels, photograph)
-        else:
-            options = {"JPEG": {"quality": quality, "subsampling": 0}, "WEBP": {"lossless": True},
-                       "TIFF": {"compression": "tiff_adobe_deflate"}}.get(kind, {})  # fmt: skip
-            if kind in _TAGGED:
-                options["icc_profile"] = _SRGB
-                if photograph.exif:
-                    options["exif"] = photograph.exif
-            if photograph.dpi:
-                options["dpi"] = photograph.dpi
-            Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, kind, **options)
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            os.link(temporary, path)  # unlike a rename, never onto a file that has come since
-    except FileExistsError:
-        raise FileError(f"{path} exists already: --overwrite replaces it") from None
-    except (OSError, ValueError, struct.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"{path} cannot be written: {reason}") from None
+        with open(temporary, "xb") as file:
+            if kind in ("PNG", "TIFF"):
+                (codec.encode_png if kind == "PNG" else codec.encode_tiff)(file, samples, exif, dpi)
+            else:
+                codec.eight_bits(samples).save(file, kind, **options.get(kind, {}))
+            file.flush()
+            os.fsync(file.fileno())
+        (os.replace if overwrite else _publish)(temporary, path)
+    except FileExistsError as error:
+        raise FileError(f"{path} exists: name another or give --overwrite") from error
+    except Exception as error:  # of the disk or the encoder
+        why = getattr(error, "strerror", None) or str(error) or repr(error)
+        raise FileError(f"{path} could not be written: {why}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return notes
 
 
-_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+def list_images(folder: str | Path) -> list[Path]:
+    """The images in a folder and its subfolders by their suffixes, sorted, without hidden ones.
 
-
-def _write_deep_png(path: Path, pixels: np.ndarray, photograph: Photograph) -> None:
-    """16-bit RGB or RGBA as PNG (ISO/IEC 15948), which Pillow cuts to 8 bits in silence."""
-    height, width, channels = pixels.shape
-    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
-    compress = zlib.compressobj(6)
-    parts, above = [], np.zeros_like(rows[0])
-    for row in rows:  # filter 2: each byte less the one above
-        parts.append(compress.compress(b"\2" + (row - above).tobytes()))
-        above = row
-
-    with open(path, "wb") as file:
-
-        def chunk(name: bytes, content: bytes) -> None:
-            checksum = zlib.crc32(name + content)
-            file.write(struct.pack(">I", len(content)) + name + content)
-            file.write(struct.pack(">I", checksum))
-
-        file.write(b"\x89PNG\r\n\x1a\n")
-        kind = 6 if channels == 4 else 2
-        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
-        chunk(b"sRGB", b"\0")
-        if photograph.dpi:
-            chunk(b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in photograph.dpi), 1))
-        if photograph.exif:
-            chunk(b"eXIf", photograph.exif.removeprefix(b"Exif\0\0"))
-        chunk(b"IDAT", b"".join(parts) + compress.flush())
-        chunk(b"IEND", b"")
-
-
-def _write_deep_tiff(path: Path, pixels: np.ndarray, photograph: Photograph) -> None:
-    import tifffile
-
-    tifffile.imwrite(
-        path, pixels, photometric="rgb", compression="deflate", iccprofile=_SRGB,
-        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
-        resolution=photograph.dpi, resolutionunit="INCH" if photograph.dpi else None,
-    )  # fmt: skip
+    Links are followed, but no folder is entered twice.
+    """
+    found, entered = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        known = here in entered
+        entered.add(here)
+        folders[:] = [] if known else sorted(name for name in folders if name[0] != ".")
+        paths = [] if known else [Path(place, name) for name in names if name[0] != "."]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted(path for path in found if os.path.isfile(path))

@@ -97,10 +97,10 @@ def test_bad_input_gets_a_sentence_and_writes_nothing(grey, tmp_path, capsys):
     empty = spoilt(tmp_path, "empty.png", b"")
     before = set(tmp_path.iterdir())
     for argv, words in (
-        ([tmp_path / "nowhere.png", out], ["nowhere.png", "not exist"]),
+        ([tmp_path / "nowhere.png", out], ["nowhere.png", "No such file"]),
         ([tmp_path, out], [tmp_path, "folder"]),
         ([text, out], ["text.jpg"]),
-        ([cut, out], ["cut.jpg", "cut off"]),
+        ([cut, out], ["cut.jpg", "truncated"]),
         ([empty, out], ["empty.png", "empty"]),
         ([grey, tmp_path / "no/out.png"], ["no", "folder"]),
         ([grey, tmp_path / "out.xyz"], [".xyz", ".png"]),
@@ -145,7 +145,7 @@ def test_full_disk_leaves_nothing(tmp_path):
         [sys.executable, "-c", limited], capture_output=True, text=True, cwd=ROOT, timeout=240
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "out.png cannot be written" in done.stderr
+    assert "out.png could not be written" in done.stderr
     assert sorted(tmp_path.iterdir()) == [source]
 
 
