@@ -1,8 +1,7 @@
-"""Between Pillow and the samples that a file really holds: 16 bits, colour profiles, big pictures.
+"""A still image's bytes as samples, and back: colour profiles, 16 bits, PNG and TIFF.
 
-`samples` are `H W C`, uint8 or uint16 over their whole range, grey or sRGB, with alpha last where
-C is 2 or 4. Pillow cuts 16-bit colour to 8 bits in silence, manages colour at 8 bits only, and
-copies a whole picture several times on its way into an array.
+Samples are `H W C`, uint8 or uint16 over their whole range, grey or sRGB, with alpha last where C
+is 2 or 4. What Pillow does well is left to it; here is what it does not.
 """
 
 import functools
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
 READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")  # none that starts a program
-SUB_IFDS = (34665, 34853)  # EXIF's own tags, GPS
+_SUB_IFDS = (34665, 34853)  # EXIF's own tags, GPS
 _STRIP = 2**20  # pixels handled at a time
 
 
@@ -51,12 +50,12 @@ def _transform(profile: bytes, mode: str) -> Callable | None:
 
 def _layout(image: Any) -> tuple[str, str, int]:
     """How Pillow will decode an image: codec, raw mode, largest value if that is a PPM's."""
-    codec, _, _, args = (getattr(image, "tile", None) or [("", None, 0, "")])[0]  # none in WebP
+    name, _, _, args = (getattr(image, "tile", None) or [("", None, 0, "")])[0]  # none in WebP
     raw, maximum = (args, 0) if isinstance(args, str) else (str(args[0]), args[-1])
-    return codec, raw, maximum if codec in ("ppm", "ppm_plain") else 0
+    return name, raw, maximum if name in ("ppm", "ppm_plain") else 0
 
 
-def to_srgb(image: Image.Image, notes: list[str]) -> tuple[Callable, bool]:
+def to_srgb_by(image: Image.Image, notes: list[str]) -> tuple[Callable, bool]:
     """What turns 8-bit images like this into L or RGB in sRGB, with A where it has transparency.
 
     The second says whether a colour profile takes part in it.
@@ -101,7 +100,7 @@ def _array(image: Image.Image, convert: Callable = lambda part: part) -> np.ndar
     return samples
 
 
-def eight_bits(samples: np.ndarray) -> Image.Image:
+def eight(samples: np.ndarray) -> Image.Image:
     """An image of samples of 8 bits or, rounded, of 16."""
     if samples.dtype == np.uint16:
         samples = (samples // 257 + (samples % 257 > 128)).astype(np.uint8)
@@ -114,9 +113,9 @@ def _sixteen(image: Any, file: BinaryIO) -> np.ndarray | None:
     Of 16-bit colours Pillow decodes the upper bytes alone. Told that bytes lie in the other order
     it decodes the lower ones; grey with alpha it takes for four channels of 8 bits.
     """
-    codec, raw, maximum = _layout(image)
+    name, raw, maximum = _layout(image)
     kind, size = raw.split(";")[0], image.size
-    if codec == "ppm" and maximum > 255:
+    if name == "ppm" and maximum > 255:
         file.seek(image.tile[0].offset)
         samples = np.frombuffer(file.read(), ">u2", size[0] * size[1] * len(kind))
         samples = np.rint(samples * (65535 / maximum)).reshape(size[1], size[0], -1)
@@ -141,28 +140,29 @@ def _sixteen(image: Any, file: BinaryIO) -> np.ndarray | None:
     return samples.astype(np.uint16, copy=False)
 
 
-def decode(image: Any, file: BinaryIO, notes: list[str]) -> np.ndarray:
+def samples_of(image: Any, file: BinaryIO, notes: list[str]) -> np.ndarray:
     """The samples of an opened image, in sRGB."""
-    convert, by_profile = to_srgb(image, notes)
+    to_srgb, by_profile = to_srgb_by(image, notes)
     _, raw, maximum = _layout(image)
     key = image.info.get("transparency")
-    if raw in ("L;2", "L;4") and key is not None:  # it counts in the file's levels
-        image.info["transparency"] = key * (85 if raw == "L;2" else 17)
+    if image.format == "PNG" and raw in ("1", "L;2", "L;4") and key is not None:
+        step = {"1": 255, "L;2": 85, "L;4": 17}[raw]  # it counts in the file's levels
+        image.info["transparency"] = min(key * step, 255)
     samples = _sixteen(image, file)
     if samples is None:
         if ";16" in raw or maximum > 255:
             notes.append("its 16 bits a sample were read at 8, for they lie in a rare way")
-        return _array(image, convert)
+        return _array(image, to_srgb)
     if key is not None:
         opaque = (samples != key).any(2, keepdims=True)
         samples = np.concatenate([samples, opaque * np.uint16(65535)], 2)
     if by_profile:  # Pillow's colour management knows 8 bits only
         notes.append("its colour profile is not sRGB: converted at 8 of its 16 bits")
-        samples = _array(eight_bits(samples), convert) * np.uint16(257)
+        samples = _array(eight(samples), to_srgb) * np.uint16(257)
     return samples
 
 
-def encode_png(file: BinaryIO, samples: np.ndarray, exif: bytes | None, dpi: Any) -> None:
+def write_png(file: BinaryIO, samples: np.ndarray, exif: bytes | None, dpi: Any) -> None:
     """Write 8 or 16 bits as PNG, of which Pillow knows only 8 in colour.
 
     Rows are stored as differences from the row above, at level 3: on photographs the file is 10 %
@@ -193,7 +193,7 @@ def encode_png(file: BinaryIO, samples: np.ndarray, exif: bytes | None, dpi: Any
     chunk(b"IEND", b"")
 
 
-def encode_tiff(file: BinaryIO, samples: np.ndarray, exif: bytes | None, dpi: Any) -> None:
+def write_tiff(file: BinaryIO, samples: np.ndarray, exif: bytes | None, dpi: Any) -> None:
     """Write 8 or 16 bits as TIFF, of which Pillow knows only 8 in colour; deflated differences."""
     height, width, channels = samples.shape
     rows, strips = max(1, _STRIP // width), []
@@ -205,7 +205,7 @@ def encode_tiff(file: BinaryIO, samples: np.ndarray, exif: bytes | None, dpi: An
     tags, kept = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\0\0\0\0"), Image.Exif()
     kept.load(exif or b"")
     for tag in kept:
-        tags[tag] = kept.get_ifd(tag) if tag in SUB_IFDS else kept[tag]
+        tags[tag] = kept.get_ifd(tag) if tag in _SUB_IFDS else kept[tag]
     tags.update({
         256: width, 257: height, 258: (samples.itemsize * 8,) * channels, 259: 8,
         262: 2 if channels > 2 else 1, 273: tuple(int(end) for end in np.cumsum([0, *sizes[:-1]])),

@@ -29,8 +29,8 @@ OUTPUT_SUFFIXES = tuple(_FORMATS)
 SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm")
 _ORIENTATION = 274
 # Of a TIFF's tags those about the picture, not the file: description, make, model, software, date,
-# artist, copyright.
-_ABOUT_PICTURE = {_ORIENTATION, *codec.SUB_IFDS, 270, 271, 272, 305, 306, 315, 33432}
+# artist, copyright, EXIF's own, GPS.
+_ABOUT_PICTURE = {_ORIENTATION, 34665, 34853, 270, 271, 272, 305, 306, 315, 33432}
 
 # Pillow refuses from 179 megapixels on, which scans exceed; `_open` has a limit of its own.
 Image.MAX_IMAGE_PIXELS = None
@@ -115,7 +115,7 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
         image = _open(file, path, max_megapixels, "scale it down or raise --max-megapixels")
         if getattr(image, "is_animated", False):
             notes.append("only its first frame or page is used")
-        samples = codec.decode(image, file, notes)
+        samples = codec.samples_of(image, file, notes)
         exif, orientation = None, 1
         with suppress(Exception):  # foreign bytes again, but the picture is whole without them
             tags = image.getexif()
@@ -160,16 +160,14 @@ def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
         if short_side > 2 * min(image.size):
             has = f"{image.width} × {image.height} pixels"
             raise FileError(f"{name} has {has}, too few for {short_side} on its short side")
-        to_srgb, _ = codec.to_srgb(image, [])
+        to_srgb, _ = codec.to_srgb_by(image, [])
         image.draft("RGB", (short_side, short_side))  # JPEG can be decoded at 1/2, 1/4 or 1/8
         plain = image.mode in ("L", "RGB", "CMYK")  # else palettes, transparency, 16 bits
         if plain:
             source = image
         else:
-            samples = codec.decode(image, file, [])
-            source = codec.eight_bits(
-                samples[..., :3] if samples.shape[2] > 2 else samples[..., :1]
-            )
+            samples = codec.samples_of(image, file, [])
+            source = codec.eight(samples[..., :3] if samples.shape[2] > 2 else samples[..., :1])
         left, top = ((side - min(source.size)) / 2 for side in source.size)
         box = (left, top, source.width - left, source.height - top)
         small = source.resize((short_side, short_side), Image.Resampling.LANCZOS, box, 3)
@@ -244,8 +242,9 @@ def write(
         samples = np.dstack([samples, photograph.alpha])
     if samples.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
         notes.append(f"{kind} holds 8 bits a sample: 16 were rounded")
-    if exif and kind in ("BMP", "PPM"):
-        notes.append(f"{kind} holds no EXIF: date, camera and place are not kept")
+    if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65533)):
+        notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
+        exif = None
     if dpi and kind in ("WebP", "PPM"):
         notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
     srgb = codec.srgb_profile() if samples.shape[2] > 2 else None
@@ -259,9 +258,9 @@ def write(
     try:
         with open(temporary, "xb") as file:
             if kind in ("PNG", "TIFF"):
-                (codec.encode_png if kind == "PNG" else codec.encode_tiff)(file, samples, exif, dpi)
+                (codec.write_png if kind == "PNG" else codec.write_tiff)(file, samples, exif, dpi)
             else:
-                codec.eight_bits(samples).save(file, kind, **options.get(kind, {}))
+                codec.eight(samples).save(file, kind, **options.get(kind, {}))
             file.flush()
             os.fsync(file.fileno())
         (os.replace if overwrite else _publish)(temporary, path)
