@@ -17,9 +17,8 @@ import numpy as np
 from colorjax import checkpoint, config, data, model, report, step, validation
 from colorjax.config import ConfigError, TrainConfig
 
-VALIDATION_PHOTOGRAPHS = 256  # used at each validation, at most
 VALIDATIONS = 20  # in a run, unless --validate-every says otherwise
-SAMPLES = 8  # photographs in grids and strip
+PHOTOGRAPHS, SAMPLES = 256, 8  # validated on, at most; shown in grids and strip
 
 
 class TrainingError(RuntimeError):
@@ -80,7 +79,7 @@ def photographs(settings: TrainConfig) -> tuple[data.Pool, np.ndarray, data.Pool
             f"to validate, fewer than one batch of {settings.batch}: add photographs, or set a "
             "smaller --batch"
         )
-    return pool, rows, val_pool, held_out[:VALIDATION_PHOTOGRAPHS]
+    return pool, rows, val_pool, held_out[:PHOTOGRAPHS]
 
 
 class Run:
@@ -113,17 +112,17 @@ class Run:
         self.config = step.StepConfig(
             settings.network_config, **{name: getattr(settings, name) for name in shared}
         )
-        constant = validation.mean_ab(self.pool, self.rows)
-        self.validation = validation.Validation(self.config, val_pool, held_out, constant)
+        mean = validation.mean_ab(self.pool, self.rows)
+        self.validation = validation.Validation(self.config, val_pool, held_out, mean)
         self.checkpoints = checkpoint.Checkpoints(self.out / "checkpoints")
         self.progress = {"best": -math.inf, "best_step": 0, "stale": 0}
         self.state = jax.device_put(step.create_state(self.config, 0, params), whole)
         newest = self.checkpoints.newest()
-        if newest is None:
+        if newest is not None:
+            self.state, self.progress = self.checkpoints.restore(newest, self.state)
+        else:
             total = jax.device_put(jnp.int32(self._total_steps()), whole)
             self.state = dataclasses.replace(self.state, total_steps=total)
-        else:
-            self.state, self.progress = self.checkpoints.restore(newest, self.state)
         report.cut_back(self.out, newest or 0)
 
     def _remember(self, saved: dict[str, Any] | None, pools: dict[str, str]) -> None:
@@ -289,9 +288,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"train.py: {where}{error.strerror or error}; what was saved before is intact",
-              file=sys.stderr)  # fmt: skip
+        what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        print(f"train.py: {what}; what was saved before is intact", file=sys.stderr)
     except KeyboardInterrupt:
         print("train.py: interrupted at once, without saving", file=sys.stderr)
         return 130

@@ -180,6 +180,9 @@ def run(argv: list[str] | None) -> int:
     options = parser.parse_args(argv)
     if options.size % 4 or not 16 <= options.size <= 2048:
         raise config.ConfigError(f"--size {options.size}: it must be a multiple of 4, 16 to 2048")
+    for option, path in (("--json", options.json), ("--gallery", options.gallery)):
+        if path and not path.parent.is_dir():
+            raise config.ConfigError(f"{option} {path}: there is no folder {path.parent}")
     config.use_compilation_cache()
     networks = {
         Path(path).parent.name + "/" + Path(path).stem if path else "default weights":

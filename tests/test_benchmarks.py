@@ -78,4 +78,5 @@ def test_quality_refuses_what_it_cannot_measure(photographs, weights, tmp_path, 
     refused(capsys, main, ["--data", empty], "empty", "no photographs")
     refused(capsys, main, ["--data", grey, "--weights", weights], "grey", "no colour")
     refused(capsys, main, ["--data", photographs, "--size", "30"], "--size 30")
+    refused(capsys, main, ["--data", photographs, "--json", empty / "a/b.json"], "--json", "a")
     refused(capsys, main, ["--data", photographs, "--weights", tmp_path / "no"], "not exist")
