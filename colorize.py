@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
         return run(argv)
-    except (config.ConfigError, files.FileError, WeightsError) as error:
+    except (config.ConfigError, files.FileError, WeightsError, OSError) as error:
         print(f"colorize.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -12,12 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from colorjax import checkpoint, config, data, model, report, step, validation
 from colorjax.config import ConfigError, TrainConfig
 
-VALIDATIONS = 20  # in a run, unless --validate-every says otherwise
+VALIDATIONS, MOST_STEPS = 20, 2**31 - 1  # unless --validate-every says otherwise; in int32
 PHOTOGRAPHS, SAMPLES = 256, 8  # validated on, at most; shown in grids and strip
 
 
@@ -65,23 +64,6 @@ def packed(folder: str, settings: TrainConfig) -> data.Pool:
         bar.close()
 
 
-def photographs(settings: TrainConfig) -> tuple[data.Pool, np.ndarray, data.Pool, np.ndarray]:
-    """A pool and its rows to train on, a pool and its rows to validate on."""
-    pool = packed(settings.data, settings)
-    if settings.val:
-        val_pool = packed(settings.val, settings)
-        rows, held_out = np.arange(len(pool)), np.argsort(val_pool.hashes, kind="stable")
-    else:
-        val_pool, (rows, held_out) = pool, pool.split(settings.val_fraction)
-    if len(rows) < settings.batch:
-        raise data.DataError(
-            f"{settings.data} gives {len(rows)} photographs to train on besides {len(held_out)} "
-            f"to validate, fewer than one batch of {settings.batch}: add photographs, or set a "
-            "smaller --batch"
-        )
-    return pool, rows, val_pool, held_out[:PHOTOGRAPHS]
-
-
 class Run:
     """A training run: its directory, its photographs, its state."""
 
@@ -101,11 +83,21 @@ class Run:
                               f"{self.split.mesh.size} devices, or set --devices")  # fmt: skip
         params = None if saved else initial_weights(settings)
         self.out.mkdir(parents=True, exist_ok=True)
+        if not saved:
+            self._remember(None)  # before packing, so that a run killed there can be resumed
         try:
-            self.pool, self.rows, val_pool, held_out = photographs(settings)
-            self._remember(saved, {"data": self.pool.fingerprint, "val": val_pool.fingerprint})
+            self.pool = packed(settings.data, settings)
+            val_pool = packed(settings.val, settings) if settings.val else self.pool
+            fraction, batch = settings.val_fraction, settings.batch
+            self.rows, held_out = data.split(self.pool, val_pool, fraction, batch)
+            pools = {"data": self.pool.fingerprint, "val": val_pool.fingerprint}
+            if saved and saved.get("pools"):
+                self._check(saved["pools"], pools)
+            else:
+                self._remember(pools)
         except BaseException:
-            if not any(self.out.iterdir()):
+            if not saved:
+                (self.out / "config.json").unlink()
                 self.out.rmdir()
             raise
         shared = {field.name for field in dataclasses.fields(step.StepConfig)} - {"network"}
@@ -113,7 +105,7 @@ class Run:
             settings.network_config, **{name: getattr(settings, name) for name in shared}
         )
         mean = validation.mean_ab(self.pool, self.rows)
-        self.validation = validation.Validation(self.config, val_pool, held_out, mean)
+        self.validation = validation.Validation(self.config, val_pool, held_out[:PHOTOGRAPHS], mean)
         self.checkpoints = checkpoint.Checkpoints(self.out / "checkpoints")
         self.progress = {"best": -math.inf, "best_step": 0, "stale": 0}
         self.state = jax.device_put(step.create_state(self.config, 0, params), whole)
@@ -121,19 +113,20 @@ class Run:
         if newest is not None:
             self.state, self.progress = self.checkpoints.restore(newest, self.state)
         else:
-            total = jax.device_put(jnp.int32(self._total_steps()), whole)
+            total = jax.device_put(jnp.int32(min(self._total_steps(), MOST_STEPS)), whole)
             self.state = dataclasses.replace(self.state, total_steps=total)
         report.cut_back(self.out, newest or 0)
 
-    def _remember(self, saved: dict[str, Any] | None, pools: dict[str, str]) -> None:
-        """Write `config.json`, or check that the photographs are still those it speaks of."""
-        if saved is None:
-            path = self.out / "config.json"
-            content = {"config": dataclasses.asdict(self.settings), "pools": pools}
-            path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
-            os.replace(path.with_suffix(".tmp"), path)
-        elif saved.get("pools") != pools:
-            changed = [n for n in pools if (saved.get("pools") or {}).get(n) != pools[n]]
+    def _remember(self, pools: dict[str, str] | None) -> None:
+        path = self.out / "config.json"
+        content = {"config": dataclasses.asdict(self.settings), "pools": pools}
+        path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
+        os.replace(path.with_suffix(".tmp"), path)
+
+    def _check(self, before: dict[str, str], pools: dict[str, str]) -> None:
+        """The photographs must still be those that the run began with."""
+        if before != pools:
+            changed = [name for name in pools if before.get(name) != pools[name]]
             folders = " and ".join(getattr(self.settings, n) or self.settings.data for n in changed)
             raise ConfigError(
                 f"the photographs in {folders} have changed since the run in {self.out} began: "
@@ -157,7 +150,11 @@ class Run:
 
         a_step = step.seconds_per_call(once, min(10, 3 * settings.minutes))
         a_validation = step.seconds_per_call(lambda: self.validation.predict(spare.ema), 0)
-        return max(1, int((60 * settings.minutes - VALIDATIONS * a_validation) / a_step))
+        if settings.validate_every:
+            steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
+        else:
+            steps = (60 * settings.minutes - VALIDATIONS * a_validation) / a_step
+        return max(1, int(steps))
 
     def train(self) -> int:
         """The loop: steps, validations, checkpoints; the exit status."""
@@ -202,7 +199,8 @@ class Run:
                     text = f"loss {loss:.5f}  {pace:.0f} images/s"
                     self._log(step=done, loss=loss, images_per_second=round(pace, 1))
                 bar.update(done, total, text)
-                if done % every == 0 or done == total or interrupt.signal:
+                asked = interrupt.signal  # once, since it may come at any moment
+                if done % every == 0 or done == total or asked:
                     collect(keep=0)
                     if not step.is_finite(self.state.params):
                         raise TrainingError(f"after step {done} the parameters are not finite")
@@ -214,17 +212,19 @@ class Run:
                         print(f"no improvement in {settings.patience} validations: stopping")
                         break
                     since, steps_since = time.perf_counter(), done
-                if interrupt.signal and done < total:
+                if asked and done < total:
                     self.checkpoints.wait()
                     bar.close()
                     print(f"interrupted and saved at step {done}; go on with\n"
                           f"  python train.py --out {self.out} --resume")  # fmt: skip
-                    return 128 + interrupt.signal
+                    return 128 + asked
             self.checkpoints.wait()
         except TrainingError as error:
             newest = self.checkpoints.newest()
             kept = f"checkpoint {newest} is kept" if newest else "there is no checkpoint yet"
-            raise TrainingError(f"{error}; {kept}. A lower --lr or --clip may help") from None
+            raise TrainingError(
+                f"{error}; {kept}. Another run with a lower --lr or --clip may get further"
+            ) from None
         finally:
             bar.close()
             interrupt.restore()
@@ -272,7 +272,7 @@ class Run:
                  "checkpoints", *(["curves.png"] if report.curves(self.out) else [])]  # fmt: skip
         print(f"best validation: {self.progress['best']:.2f} dB at step "
               f"{self.progress['best_step']}\nwrote")  # fmt: skip
-        for name in names:
+        for name in filter(lambda name: (self.out / name).exists(), names):
             print(f"  {self.out / name}")
         print("colour a photograph with it:\n"
               f"  python colorize.py in.jpg out.png --weights {self.out / names[0]}")  # fmt: skip

@@ -65,7 +65,10 @@ def read_header(path: str | Path) -> tuple[Tree, Tree]:
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-        return json.loads(metadata["network"]), json.loads(metadata["summary"])
+        network, summary = json.loads(metadata["network"]), json.loads(metadata["summary"])
+        if not (isinstance(network, dict) and isinstance(summary, dict)):
+            raise ValueError("its header is not train.py's")
+        return network, summary
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
     except KeyError:
@@ -98,7 +101,11 @@ def load_weights(path: str | Path, expected: Tree) -> Tree:
             raise WeightsError(
                 f"{path}: {name} is {tensor.shape}, its network needs {shapes[name].shape}"
             )
-        if not np.isfinite(tensor).all():
+        if not np.issubdtype(tensor.dtype, np.floating):
+            raise WeightsError(f"{path}: {name} is {tensor.dtype}, not floating-point numbers")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(tensor.astype(np.float32)).all()
+        if not finite:
             raise WeightsError(f"{path}: {name} holds numbers that are not finite")
 
     def fill(tree: Tree, prefix: str = "") -> Tree:
@@ -184,13 +191,22 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def restore(self, step: int, like: Any) -> tuple[Any, Tree]:
-        """The state and progress saved at a step, placed and shaped as the pytree `like`."""
+        """The state and progress saved at a step, placed and shaped as the pytree `like`.
+
+        Raises:
+            WeightsError: the checkpoint is damaged.
+        """
         ocp = self._ocp
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()
         )
-        restored = self._manager.restore(step, args=items)
+        try:
+            restored = self._manager.restore(step, args=items)
+        except Exception as error:  # of many kinds, and long
+            damaged = self._directory / str(step)
+            raise WeightsError(f"the checkpoint {damaged} is damaged: remove that folder to go on "
+                               "from the one before it") from error  # fmt: skip
         return restored["state"], restored["progress"]
 
     def wait(self) -> None:

@@ -88,7 +88,7 @@ class Colorizer:
             checkpoint.WeightsError: the file is not one of this project's weights.
             ValueError: the working size is out of range.
         """
-        path = Path(weights or DEFAULT_WEIGHTS)
+        path = Path(DEFAULT_WEIGHTS if weights is None else weights)
         header, summary = checkpoint.read_header(path)
         try:
             network = NetworkConfig(**header)
@@ -96,7 +96,9 @@ class Colorizer:
             raise checkpoint.WeightsError(f"{path} holds another network: {error}") from None
         shapes = model.shapes(network)
         params = checkpoint.load_weights(path, shapes)
-        return cls(params, network, working_size or summary.get("size", 64))
+        size = summary.get("size")
+        trained = size if isinstance(size, int) and 16 <= size <= 2048 else 64
+        return cls(params, network, trained if working_size is None else working_size)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Colour a photograph.

@@ -79,6 +79,7 @@ class TrainConfig:
             (("val_fraction",), lambda v: 0 < v < 1, "above 0 and below 1"),
             (("size",), lambda v: v % 16 == 0 and v <= 1024, "a multiple of 16 up to 1024"),
             (("seed",), lambda v: v < 2**32, "below 2^32"),
+            (("steps",), lambda v: v < 2**31, "below 2^31"),
         ):
             for name in names:
                 if not holds(getattr(self, name)):
@@ -108,6 +109,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"network": "paper", "lr": 3e-4},
     "unet": {"network": "unet"},
 }
+
+PATHS = ("data", "val", "init")
 
 # May differ between a run and its resumption: they do not change what is computed.
 FREE_ON_RESUME = ("out", "devices")
@@ -164,19 +167,28 @@ def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> Train
     if saved is not None:
         for name, value in given.items():
             same = value == saved.get(name)
-            if name in ("data", "init", "val") and saved.get(name) and value:
-                same = Path(value).resolve() == Path(saved[name]).resolve()
+            if name in PATHS and saved.get(name) and value:
+                same = str(Path(value).resolve()) == saved[name]
+            same = same or (name == "dtype" and value == "auto")
             if name not in FREE_ON_RESUME and not same:
                 raise ConfigError(
                     f"{_flag(name)} {value} differs from the run's {saved.get(name)!r}: leave it "
                     "out to resume, or start another run with another --out"
                 )
         free = {name: given[name] for name in FREE_ON_RESUME if name in given}
-        return TrainConfig(**{k: v for k, v in saved.items() if k in names} | free)
+        try:
+            return TrainConfig(**{k: v for k, v in saved.items() if k in names} | free)
+        except TypeError as error:
+            raise ConfigError(f"config.json is not a run's: {error}") from None
     preset = given.get("preset", TrainConfig.preset)
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: it must be one of {', '.join(PRESETS)}")
+    for name in ("steps", "minutes"):  # where 0 stands for "not given"
+        if given.get(name, 1) == 0:
+            raise ConfigError(f"{_flag(name)} {given[name]}: it must be above 0")
     values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset] | given
+    for name in PATHS:  # a run may be resumed from another folder
+        values[name] = str(Path(values[name]).resolve()) if values.get(name) else ""
     return TrainConfig(**values)
 
 
@@ -191,6 +203,8 @@ def open_run(given: dict[str, Any], resume: bool) -> tuple[TrainConfig, dict[str
         try:
             saved = json.loads((out / "config.json").read_text())
             configuration = saved["config"]
+            if not configuration["data"]:
+                raise ValueError
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"--resume: {out} is not a run directory: its config.json is missing or not a run's"

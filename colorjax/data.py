@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from colorjax import color, files
 
 _VERSION = 1  # of the pool's layout: another number packs anew
-_CHUNK = 256  # photographs decoded and judged at a time
+_CHUNK = 2**26  # bytes of photographs decoded and judged at a time
 
 
 class DataError(ValueError):
@@ -45,14 +45,31 @@ class Pool:
         """The number of photographs."""
         return len(self.images)
 
-    def split(self, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        """Indices for training and for validation, at least one, by the files' content.
 
-        A photograph stays on its side whatever is added to the folder or however it is packed.
-        """
-        order = np.argsort(self.hashes, kind="stable")
-        count = int((self.hashes < np.uint64(fraction * (2**64 - 1))).sum())
-        return np.sort(order[max(count, 1) :]), order[: max(count, 1)]
+def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `pool` to train on, and rows of `val_pool` to validate on, at least one.
+
+    Where both are the same pool, a fraction of it validates.
+
+    Sides are chosen by the files' content, so a photograph stays on its own whatever is added to
+    the folder and however it is packed; what both pools hold is not trained on.
+
+    Raises:
+        DataError: too few are left for one batch.
+    """
+    if val_pool is pool:
+        held_out = np.argsort(pool.hashes, kind="stable")
+        held_out = held_out[: max(1, int((pool.hashes < fraction * 2.0**64).sum()))]
+        rows = np.setdiff1d(np.arange(len(pool)), held_out)
+    else:
+        held_out = np.argsort(val_pool.hashes, kind="stable")
+        rows = np.flatnonzero(~np.isin(pool.hashes, val_pool.hashes))
+    if len(rows) < batch:
+        raise DataError(
+            f"there are {len(rows)} photographs to train on besides {len(held_out)} to validate, "
+            f"fewer than one batch of {batch}: add photographs, or set a smaller --batch"
+        )
+    return rows, held_out
 
 
 def _fingerprint(folder: Path, paths: list[Path], settings: list) -> str:
@@ -78,16 +95,16 @@ def _load(directory: Path) -> Pool:
 _colorfulness = jax.jit(lambda images: color.colorfulness(images / 255.0))
 
 
-def _decode(path: Path, side: int) -> tuple[int, np.ndarray] | str:
+def _decode(path: Path, side: int) -> tuple[int, np.ndarray] | files.FileError:
     """A file's content hash and pixels, or why it can't be used."""
     try:
         content = path.read_bytes()
         digest = hashlib.blake2b(content, digest_size=8).digest()
         return int.from_bytes(digest, "big"), files.read_small(content, str(path), side)
     except files.FileError as error:
-        return str(error)
+        return error
     except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}"
+        return files.FileError(f"{path} cannot be read: {error.strerror}")
 
 
 def _judged(
@@ -95,21 +112,23 @@ def _judged(
 ) -> Iterator[tuple[Path, int, np.ndarray | None, str, str]]:
     """Each path with its hash and pixels, or with the cause and reason for leaving it out."""
     seen: dict[int, Path] = {}
+    chunk = max(1, min(256, _CHUNK // (3 * side * side)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales without the GIL
         waiting = iter(paths)
-        pending = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, _CHUNK)]
+        pending = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, chunk)]
         while pending:
-            ahead = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, _CHUNK)]
+            ahead = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, chunk)]
             results = [(path, future.result()) for path, future in pending]
-            images = np.zeros((_CHUNK, side, side, 3), np.uint8)
+            images = np.zeros((chunk, side, side, 3), np.uint8)
             for row, (_, result) in enumerate(results):
-                if not isinstance(result, str):
+                if not isinstance(result, files.FileError):
                     images[row] = result[1]
             colorful = np.asarray(_colorfulness(images))
             for row, (path, result) in enumerate(results):
                 progress(1)
-                if isinstance(result, str):
-                    yield path, 0, None, "unreadable or too small", result
+                if isinstance(result, files.FileError):
+                    small = isinstance(result, files.TooSmallError)
+                    yield path, 0, None, "too small" if small else "unreadable", str(result)
                 elif result[0] in seen:
                     yield path, 0, None, "duplicates", f"{path}: the same as {seen[result[0]]}"
                 elif colorful[row] < min_colorfulness:
@@ -161,7 +180,31 @@ def pack(
         say(f"{len(pool)} photographs, packed before in {directory}")
         return pool
 
-    directory.mkdir(parents=True, exist_ok=True)
+    # Packed under another name until it is whole; two runs may well pack one folder at once.
+    building = directory.with_name(f"{name}.tmp{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        _build(folder, paths, building, side, min_colorfulness, fingerprint, say, progress)
+        try:
+            os.rename(building, directory)
+        except OSError:
+            if not (directory / "index.json").exists():  # else the other run was first
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    pool = _load(directory)
+    if pool.left_out:
+        say(f"left out: {_counted(pool.left_out)}, listed in {directory / 'left-out.txt'}")
+    return pool
+
+
+def _counted(causes: dict[str, int]) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in causes.items())
+
+
+def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, progress) -> None:
+    """Write what makes a pool into a directory of its own."""
     size = len(paths) * side * side * 3
     free = shutil.disk_usage(directory).free
     if size > free:
@@ -169,7 +212,8 @@ def pack(
             f"{directory} has {free / 1e9:.1f} GB free, and {len(paths)} photographs at {side} "
             f"pixels may need {size / 1e9:.1f} GB: set XDG_CACHE_HOME to a larger disk"
         )
-    say(f"packing {len(paths)} photographs at {side} pixels, {size / 1e6:.0f} MB, in {directory}")
+    say(f"packing {len(paths)} photographs at {side} pixels, {size / 1e6:.0f} MB, in "
+        f"{directory.parent}")  # fmt: skip
 
     kept, hashes, causes = [], [], Counter()
     done = 0
@@ -179,9 +223,8 @@ def pack(
         done += count
         progress(done, len(paths))
 
-    # Under temporary names until the end; index.json comes last and makes the pool whole.
-    left_out_path = directory / "left-out.txt"
-    with open(directory / "images.tmp", "wb") as images, open(left_out_path, "w") as out:
+    left_out = directory / "left-out.txt"
+    with open(directory / "images.npy", "wb") as images, open(left_out, "w") as out:
         npy.write_array_header_1_0(images, _header(0, side))
         for path, digest, pixels, cause, reason in _judged(paths, side, min_colorfulness, step):
             if pixels is None:
@@ -193,19 +236,12 @@ def pack(
                 hashes.append(digest)
         images.seek(0)  # numpy leaves room in a header for its first axis to grow
         npy.write_array_header_1_0(images, _header(len(kept), side))
-    left_out = dict(causes)
-    said = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
     if not kept:
-        raise DataError(f"{folder} holds no photograph that can be used: {said}")
-    os.replace(directory / "images.tmp", directory / "images.npy")
+        raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
     np.save(directory / "hashes.npy", np.array(hashes, np.uint64))
-    index = {"fingerprint": fingerprint, "left_out": left_out, "paths": kept}
-    (directory / "index.tmp").write_text(json.dumps(index))
-    os.replace(directory / "index.tmp", directory / "index.json")
+    index = {"fingerprint": fingerprint, "left_out": dict(causes), "paths": kept}
+    (directory / "index.json").write_text(json.dumps(index))
     say(f"{len(kept)} photographs packed")
-    if said:
-        say(f"left out: {said}, listed in {left_out_path}")
-    return _load(directory)
 
 
 def _header(count: int, side: int) -> dict:

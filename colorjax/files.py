@@ -44,6 +44,10 @@ class FileError(ValueError):
     """What is wrong with a file, as one sentence that names it and the remedy."""
 
 
+class TooSmallError(FileError):
+    """A photograph has too few pixels to learn from."""
+
+
 @dataclass(frozen=True)
 class Photograph:
     """A still image: what is seen, and what its file carries beside that."""
@@ -159,7 +163,7 @@ def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
         image = _open(file, name, 500, "scale it down")
         if short_side > 2 * min(image.size):
             has = f"{image.width} × {image.height} pixels"
-            raise FileError(f"{name} has {has}, too few for {short_side} on its short side")
+            raise TooSmallError(f"{name} has {has}, too few for {short_side} on its short side")
         to_srgb, _ = codec.to_srgb_by(image, [])
         image.draft("RGB", (short_side, short_side))  # JPEG can be decoded at 1/2, 1/4 or 1/8
         plain = image.mode in ("L", "RGB", "CMYK")  # else palettes, transparency, 16 bits

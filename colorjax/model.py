@@ -31,8 +31,9 @@ class NetworkConfig:
         """Check the values: ValueError names the one that is wrong."""
         if self.kind not in ("paper", "unet"):
             raise ValueError(f"network is {self.kind!r}: it must be 'paper' or 'unet'")
-        if self.kind == "unet" and (self.width % 16 or not 16 <= self.width <= 512):
-            raise ValueError(f"width is {self.width}: it must be a multiple of 16 from 16 to 512")
+        whole = isinstance(self.width, int) and self.width % 16 == 0
+        if self.kind == "unet" and not (whole and 16 <= self.width <= 512):
+            raise ValueError(f"width is {self.width!r}: it must be a multiple of 16 from 16 to 512")
 
     @property
     def stride(self) -> int:

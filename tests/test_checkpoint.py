@@ -69,6 +69,9 @@ def rewrite(path, change):
         (lambda p: rewrite(p, lambda t, m: t.update(extra=np.zeros(1))), "extra"),
         (lambda p: rewrite(p, lambda t, m: t.update({"head.bias": np.zeros(3)})), r"\(3,\)"),
         (lambda p: rewrite(p, lambda t, m: t["head.bias"].fill(np.nan)), "not finite"),
+        (lambda p: rewrite(p, lambda t, m: t.update({"head.bias": np.full(2, 1e300)})), "finite"),
+        (lambda p: rewrite(p, lambda t, m: t.update({"head.bias": np.zeros(2, int)})), "int64"),
+        (lambda p: rewrite(p, lambda t, m: m.update(summary="[1]")), "header"),
     ],
 )
 def test_spoilt_weights_get_a_sentence(weights, spoil, message):

@@ -109,7 +109,7 @@ def test_working_size_is_checked():
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "@@SHA256@@"
+SHA256 = "7e3c338ed5e8497b28210cec8eb608c4b583c936f18065bd0c6d0ab08c678c39"
 
 
 def test_default_weights_are_the_ones_described():

@@ -1,5 +1,7 @@
+import contextlib
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def test_what_is_left_out_is_counted_and_listed(photographs, tmp_path):
     Image.fromarray(picture(1, 8, 8)).save(folder / "tiny.png")
     pool, said = pack(folder, tmp_path)
     assert len(pool) == 40
-    assert pool.left_out == {"duplicates": 1, "nearly grey": 1, "unreadable or too small": 4}
+    assert pool.left_out == {"duplicates": 1, "nearly grey": 1, "too small": 1, "unreadable": 3}
     listed = (pool.directory / "left-out.txt").read_text()
     for name in ("001.png", "grey.png", "text.jpg", "empty.jpg", "cut.jpg", "tiny.png"):
         assert name in listed
@@ -72,7 +74,7 @@ def test_interrupted_packing_leaves_no_pool(photographs, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         pack(photographs, tmp_path, progress=interrupt)
-    assert not list(tmp_path.glob("pools/*/index.json"))
+    assert not list((tmp_path / "pools").iterdir())
     assert len(pack(photographs, tmp_path)[0]) == 40
 
 
@@ -100,15 +102,43 @@ def test_full_disk_is_foreseen(photographs, tmp_path, monkeypatch):
 
 def test_split_is_by_content(photographs, tmp_path):
     pool, _ = pack(photographs, tmp_path)
-    rows, held_out = pool.split(0.2)
+    rows, held_out = data.split(pool, pool, 0.2, 8)
     assert sorted([*rows, *held_out]) == list(range(40)) and 1 <= len(held_out) < 20
-    assert len(pool.split(1e-9)[1]) == 1  # at least one
+    assert len(data.split(pool, pool, 1e-9, 8)[1]) == 1  # at least one
     folder = tmp_path / "more"
     shutil.copytree(photographs, folder)
     Image.fromarray(picture(99)).save(folder / "000-first.png")
     more, _ = pack(folder, tmp_path, side=32)
     names = {pool.paths[row] for row in held_out}
-    assert names <= {more.paths[row] for row in more.split(0.2)[1]}
+    assert names <= {more.paths[row] for row in data.split(more, more, 0.2, 8)[1]}
+    with pytest.raises(data.DataError, match="fewer than one batch of 40"):
+        data.split(pool, pool, 0.2, 40)
+
+
+def test_photographs_of_the_validation_folder_are_not_trained_on(photographs, tmp_path):
+    folder = tmp_path / "val"
+    shutil.copytree(photographs / "flowers", folder)
+    pool, val_pool = pack(photographs, tmp_path)[0], pack(folder, tmp_path)[0]
+    rows, held_out = data.split(pool, val_pool, 0.2, 8)
+    assert len(held_out) == 20 and len(rows) == 20
+    assert not any("flowers" in pool.paths[row] for row in rows)
+
+
+def test_two_may_pack_one_folder_at_once(photographs, tmp_path):
+    def other_run(done, total):
+        if done == 20 and not list(tmp_path.glob("pools/*px-*/index.json")):
+            with monkeypatched_pid():
+                pack(photographs, tmp_path)
+
+    def monkeypatched_pid():
+        patch = pytest.MonkeyPatch()
+        pid = os.getpid() + 1
+        patch.setattr(os, "getpid", lambda: pid)
+        return contextlib.closing(types.SimpleNamespace(close=patch.undo))
+
+    pool, _ = pack(photographs, tmp_path, progress=other_run)
+    assert len(pool) == 40 and (pool.images.reshape(40, -1).max(1) > 0).all()
+    assert len(list((tmp_path / "pools").iterdir())) == 1  # nothing is left of either
 
 
 def test_batches_are_a_function_of_seed_and_step(photographs, tmp_path):

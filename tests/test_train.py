@@ -14,7 +14,7 @@ from conftest import picture, refused
 from PIL import Image
 
 import train
-from colorjax import validation
+from colorjax import step, validation
 
 ROOT = Path(train.__file__).parent
 SMALL = ["--width", "16", "--size", "16", "--batch", "8", "--devices", "1"]
@@ -106,7 +106,7 @@ def states_equal(one, other):
     def numbers(out):
         import jax
 
-        from colorjax import checkpoint, model, step
+        from colorjax import checkpoint, model
 
         config = step.StepConfig(model.NetworkConfig("unet", 16), size=16)
         checkpoints = checkpoint.Checkpoints(out / "checkpoints")
@@ -207,16 +207,15 @@ def test_killed_before_its_first_checkpoint_starts_again(photographs, whole, tmp
 
 def test_minutes_fix_the_steps(photographs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
+    monkeypatch.setattr(step, "seconds_per_call", lambda function, seconds: 0.1)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 0)
-        argv = command(photographs, out, "--minutes", "0.02", "--validate-every", "1000")
-        status = train.main(argv)
-    said = capsys.readouterr().out
-    steps = int(said.split(" steps of")[0].split()[-1])
-    assert status in (0, 130)  # 0: the one step that fitted was the last
-    if status:
-        assert train.main(["--out", str(out), "--resume"]) == 0
-        assert f"{steps} steps of" in capsys.readouterr().out
+        interrupt_at(patch, 2)
+        # 20 validations of 0.1 s leave 1 s of 3: ten steps.
+        assert train.main(command(photographs, out, "--minutes", "0.05")) == 130
+    assert "10 steps of 8" in capsys.readouterr().out
+    monkeypatch.setattr(step, "seconds_per_call", lambda function, seconds: 1e-9)
+    assert train.main(["--out", str(out), "--resume"]) == 0
+    assert "10 steps of 8" in capsys.readouterr().out
 
 
 def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsys):
@@ -241,13 +240,55 @@ def test_validation_folder_of_ones_own(photographs, tmp_path, capsys):
     assert "40 photographs to train on, 3 to validate" in capsys.readouterr().out
 
 
-def test_not_a_number_stops_the_run(photographs, tmp_path, capsys):
+def test_not_a_number_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
+    out, train_step = tmp_path / "run", step.train_step
+
+    def faulty(config, state, images):
+        number = int(state.step) + 1
+        state, result = train_step(config, state, images)
+        return state, result | {"loss": float("nan")} if number == 5 else result
+
+    monkeypatch.setattr(step, "train_step", faulty)
+    argv = command(photographs, out, "--steps", "50", "--validate-every", "2")
+    refused(capsys, train.main, argv, "loss of step 5 is nan", "checkpoint 4 is kept", "--lr")
+    assert (out / "checkpoints/4").exists() and weights(out)
+
+
+def test_a_diverged_network_stops_the_run(photographs, tmp_path, capsys):
+    argv = ["--steps", "50", "--lr", "1e30", "--clip", "1e30", "--validate-every", "1"]
+    refused(capsys, train.main, command(photographs, tmp_path / "run", *argv), "step", "--lr")
+
+
+def test_killed_while_packing_it_can_be_resumed(photographs, whole, tmp_path):
     out = tmp_path / "run"
-    argv = command(photographs, out, "--steps", "50", "--lr", "1e30", "--clip", "1e30",
-                   "--validate-every", "1")  # fmt: skip
-    refused(capsys, train.main, argv, "step", "--lr")
-    for path in (out / "checkpoints").glob("[0-9]*"):
-        assert int(path.name) < 50  # whatever was kept came before the fault
+    argv = command(photographs, out, "--steps", "8", "--validate-every", "2")
+    killed = (
+        "import os, train\n"
+        "from colorjax import data\n"
+        "data.pack = lambda *rest, **options: os._exit(9)\n"
+        f"train.main({argv!r})\n"
+    )
+    assert subprocess.run([sys.executable, "-c", killed], cwd=ROOT, timeout=240).returncode == 9
+    assert train.main(["--out", str(out), "--resume"]) == 0
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(weights(out)[name], value)
+
+
+def test_a_damaged_checkpoint_is_named(photographs, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert train.main(command(photographs, out, "--steps", "1")) == 0
+    for path in (out / "checkpoints/1/state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    refused(capsys, train.main, ["--out", out, "--resume"], out / "checkpoints/1", "damaged")
+
+
+def test_a_run_is_resumed_from_another_folder(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(photographs.parent)
+    argv = command(photographs.name, tmp_path / "run", "--steps", "1")
+    assert train.main(argv) == 0
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--out", "run", "--resume"]) == 0
 
 
 def test_a_failing_disk_leaves_earlier_checkpoints_intact(photographs, whole, tmp_path):
@@ -304,6 +345,14 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
     refused(capsys, train.main, command(photographs, whole / "config.json"), "config.json")
     refused(capsys, train.main, ["--resume", "--out", new], new, "not a run directory")
     refused(capsys, train.main, ["--resume", "--out", empty], empty, "not a run directory")
+    for content in (
+        "[]",
+        '{"config": [1]}',
+        '{"config": {}}',
+        '{"config": {"data": "x", "lr": ""}}',
+    ):
+        (empty / "config.json").write_text(content)
+        refused(capsys, train.main, ["--resume", "--out", empty], "not a run")
     refused(capsys, train.main, ["--resume", "--out", whole, "--lr", "0.5"], "--lr 0.5", "0.001")
     refused(
         capsys,
@@ -315,6 +364,7 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
         ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--batch", "0"), ("--steps", "-1"),
         ("--size", "30"), ("--size", "100000"), ("--val-fraction", "1"), ("--film", "2"),
         ("--width", "17"), ("--epochs", "0"), ("--seed", "-1"), ("--devices", "99"),
+        ("--steps", "0"), ("--minutes", "0"), ("--steps", "3000000000"),
         ("--preset", "best"), ("--dtype", "int8"), ("--lr", "fast"), ("--patience", "-1"),
     ):  # fmt: skip
         refused(capsys, train.main, [*command(photographs, new), option, value], option, value)
