@@ -44,7 +44,8 @@ def test_a_run_leaves_everything_it_names(photographs, whole, capsys, tmp_path):
     out = tmp_path / "run"
     assert train.main(command(photographs, out, "--steps", "4", "--validate-every", "2")) == 0
     said = capsys.readouterr().out
-    for name in ("weights.safetensors", "log.jsonl", "config.json", "strip.png", "samples"):
+    names = ("weights.safetensors", "log.jsonl", "config.json", "strip.png", "curves.png")
+    for name in names:
         assert (out / name).exists() and str(out / name) in said
     assert f"--weights {out / 'weights.safetensors'}" in said
     assert "grey" in said and "constant ab" in said
