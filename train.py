@@ -104,11 +104,14 @@ class Run:
         self.config = step.StepConfig(
             settings.network_config, **{name: getattr(settings, name) for name in shared}
         )
-        mean = validation.mean_ab(self.pool, self.rows)
-        self.validation = validation.Validation(self.config, val_pool, held_out[:PHOTOGRAPHS], mean)
+        mean, histogram = validation.colours(self.pool, self.rows)
+        state = step.create_state(self.config, 0, params, histogram)
+        self.validation = validation.Validation(
+            self.config, val_pool, held_out[:PHOTOGRAPHS], mean, state.rarity, settings.colorfulness
+        )
         self.checkpoints = checkpoint.Checkpoints(self.out / "checkpoints")
-        self.progress = {"best": -math.inf, "best_step": 0, "stale": 0}
-        self.state = jax.device_put(step.create_state(self.config, 0, params), whole)
+        self.progress = {"best": math.inf, "best_step": 0, "stale": 0}
+        self.state = jax.device_put(state, whole)
         newest = self.checkpoints.newest()
         if newest is not None:
             self.state, self.progress = self.checkpoints.restore(newest, self.state)
@@ -149,7 +152,7 @@ class Run:
             return result
 
         a_step = step.seconds_per_call(once, min(10, 3 * settings.minutes))
-        a_validation = step.seconds_per_call(lambda: self.validation.predict(spare.ema), 0)
+        a_validation = step.seconds_per_call(lambda: self.validation.measure(spare.ema), 0)
         if settings.validate_every:
             steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
         else:
@@ -197,17 +200,17 @@ class Run:
                     loss, pace = sum(losses) / len(losses), settings.batch * pace
                     losses.clear()
                     text = f"loss {loss:.5f}  {pace:.0f} images/s"
-                    self._log(step=done, loss=loss, images_per_second=round(pace, 1))
+                    report.log(self.out, step=done, loss=loss, images_per_second=round(pace, 1))
                 bar.update(done, total, text)
                 asked = interrupt.signal  # once, since it may come at any moment
                 if done % every == 0 or done == total or asked:
                     collect(keep=0)
                     if not step.is_finite(self.state.params):
                         raise TrainingError(f"after step {done} the parameters are not finite")
-                    psnr = None
+                    value = None
                     if done % every == 0 or done == total:
-                        psnr = self._validate(done, text)
-                    self.checkpoints.save(done, self.state, self.progress, psnr)
+                        value = -self._validate(done, text)  # the lower the loss, the better
+                    self.checkpoints.save(done, self.state, self.progress, value)
                     if self._out_of_patience():
                         print(f"no improvement in {settings.patience} validations: stopping")
                         break
@@ -234,43 +237,40 @@ class Run:
     def _out_of_patience(self) -> bool:
         return 0 < self.settings.patience <= self.progress["stale"]
 
-    def _log(self, **values: float) -> None:
-        with open(self.out / "log.jsonl", "a") as file:
-            print(json.dumps(values), file=file)
-
     def _validate(self, done: int, text: str) -> float:
-        """Measure, show and log; keep the weights if they are the best so far."""
-        measured, progress = self.validation, self.progress
-        prediction = measured.predict(self.state.ema)
-        psnr = measured.psnr(prediction)
-        if not math.isfinite(psnr):
+        """Measure, show and log; keep the weights if they are the best so far. Their loss."""
+        progress, share = self.progress, self.settings.colorfulness
+        measured = self.validation.measure(self.state.ema, SAMPLES)
+        loss, figures = measured.validation_loss, measured.figures()
+        if not math.isfinite(loss):
             raise TrainingError(f"after step {done} the network's colours are not finite")
-        better = psnr > progress["best"]
+        better = loss < progress["best"]
         progress["stale"] = 0 if better else progress["stale"] + 1
-        baselines = {"psnr_grey": round(measured.psnr_grey, 4),
-                     "psnr_constant": round(measured.psnr_constant, 4)}  # fmt: skip
         if better:
-            progress.update(best=psnr, best_step=done)
+            progress.update(best=loss, best_step=done)
             summary = {
                 "preset": self.settings.preset, "size": self.settings.size,
                 "batch": self.settings.batch, "step": done, "seed": self.settings.seed,
                 "photographs": len(self.rows), "fine_tuned": bool(self.settings.init),
-                "psnr": round(psnr, 4), **baselines, "validation_photographs": measured.count,
+                **figures, "validation_photographs": self.validation.count,
             }  # fmt: skip
             checkpoint.save_weights(self.out / "weights.safetensors", self.state.ema,
                                     dataclasses.asdict(self.config.network), summary)  # fmt: skip
-        report.sample_grid(self.out, done, measured.truth[:SAMPLES], prediction[:SAMPLES])
-        self._log(step=done, psnr=round(psnr, 4), **baselines)
-        print(f"step {done}: validation {psnr:.2f} dB (grey {measured.psnr_grey:.2f}, constant ab "
-              f"{measured.psnr_constant:.2f}){', the best so far' if better else ''}  {text}",
+        truth = self.validation.truth[:SAMPLES]
+        report.sample_grid(self.out, done, truth, measured.samples)
+        report.log(self.out, step=done, **figures)
+        vivid = f", {measured.psnr_calibrated:.2f} dB at {share:g} of it" if share else ""
+        print(f"step {done}: validation {measured.psnr:.2f} dB (grey {measured.psnr_grey:.2f}, "
+              f"constant ab {measured.psnr_constant:.2f}) at {measured.colorfulness:.2f} of the "
+              f"truth's colourfulness{vivid}{'; the best so far' if better else ''}  {text}",
               flush=True)  # fmt: skip
-        return psnr
+        return loss
 
     def _finish(self) -> int:
         """Say what was written and how to use it."""
         names = ["weights.safetensors", "log.jsonl", "config.json", "strip.png", "samples",
                  "checkpoints", *(["curves.png"] if report.curves(self.out) else [])]  # fmt: skip
-        print(f"best validation: {self.progress['best']:.2f} dB at step "
+        print(f"best validation loss: {self.progress['best']:.5g} at step "
               f"{self.progress['best_step']}\nwrote")  # fmt: skip
         for name in filter(lambda name: (self.out / name).exists(), names):
             print(f"  {self.out / name}")

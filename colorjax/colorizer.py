@@ -5,16 +5,17 @@ scaled up bicubically and joined to the photograph's own lightness at its own re
 piece, so memory does not depend on what the network would need for all of it.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from colorjax import checkpoint, color, model
+from colorjax import checkpoint, color, model, palette
 from colorjax.model import NetworkConfig, Params
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
@@ -37,12 +38,22 @@ def working_shape(height: int, width: int, size: int, stride: int) -> tuple[int,
     return rows, columns
 
 
+@jax.jit
+def _lightness(pixels: jax.Array) -> jax.Array:
+    """Pixels `N` (grey) or `N 3` of uint8 → lightness `N`."""
+    values = pixels / 255.0
+    return color.lightness(values) if values.ndim == 2 else color.grey_lightness(values)
+
+
 @partial(jax.jit, static_argnums=(1, 3))
-def _predict(params: Params, network: NetworkConfig, pictures: jax.Array, dtype: str) -> jax.Array:
-    """Pictures `B H W` (grey) or `B H W 3` of uint8 → ab `B h w 2`."""
-    values = pictures / 255.0
-    lightness = color.lightness(values) if values.ndim == 4 else color.grey_lightness(values)
-    return model.apply(params, network, lightness, jnp.dtype(dtype))
+def _predict(
+    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, temperature: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Lightness `B H W` → ab `B h w 2`, and the entropy of its bins `B h w`, if it has any."""
+    output = model.apply(params, network, lightness, jnp.dtype(dtype))
+    if network.head == "ab":
+        return output, None
+    return palette.annealed_mean(output, temperature), palette.entropy(output)
 
 
 @jax.jit
@@ -63,30 +74,63 @@ class Colorizer:
         rgb = colorizer(grey)  # uint8 H W → uint8 H W 3
     """
 
-    def __init__(self, params: Params, network: NetworkConfig, working_size: int = 64):
+    def __init__(
+        self,
+        params: Params,
+        network: NetworkConfig,
+        working_size: int = 64,
+        temperature: float = 1.0,
+        saturation: float = 1.0,
+    ):
         """Hold parameters and the network they belong to.
 
         Args:
             params: as `model.init` or `checkpoint.load_weights` give them.
             network: their configuration.
             working_size: side in pixels of the square whose area the network's copy has.
+            temperature: above 0, of a network with bins: 1 takes the mean of the colours it
+                thinks likely, towards 0 the likeliest.
+            saturation: factor on ab, 0 or more.
+
+        Raises:
+            ValueError: one of them is out of range.
         """
-        if not 16 <= working_size <= 2048:
-            raise ValueError(f"working size is {working_size}: it must be from 16 to 2048")
+        for name, value, holds, what in (
+            (
+                "working size",
+                working_size,
+                16 <= working_size <= 2048 and isinstance(working_size, int),
+                "a whole number from 16 to 2048",
+            ),
+            ("temperature", temperature, 0 < temperature < math.inf, "above 0"),
+            ("saturation", saturation, 0 <= saturation < math.inf, "0 or more"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} is {value}: it must be {what}")
         self.params, self.network, self.working_size = params, network, working_size
+        self.temperature, self.saturation = temperature, saturation
         self.dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
 
     @classmethod
-    def load(cls, weights: str | Path | None = None, working_size: int | None = None):
+    def load(
+        cls,
+        weights: str | Path | None = None,
+        working_size: int | None = None,
+        temperature: float | None = None,
+        saturation: float | None = None,
+    ) -> "Colorizer":
         """Read a file of weights, those that come with the package unless another is named.
 
         Args:
             weights: a `.safetensors` file that `train.py` wrote.
             working_size: see `__init__`; the size the weights were trained at unless given.
+            temperature: see `__init__`; as calibrated after training unless given.
+            saturation: likewise.
 
         Raises:
             checkpoint.WeightsError: the file is not one of this project's weights.
-            ValueError: the working size is out of range.
+            ValueError: a number is out of range, or a temperature is given to weights that
+                have no bins.
         """
         path = Path(DEFAULT_WEIGHTS if weights is None else weights)
         header, summary = checkpoint.read_header(path)
@@ -94,11 +138,17 @@ class Colorizer:
             network = NetworkConfig(**header)
         except (TypeError, ValueError) as error:
             raise checkpoint.WeightsError(f"{path} holds another network: {error}") from None
-        shapes = model.shapes(network)
-        params = checkpoint.load_weights(path, shapes)
-        size = summary.get("size")
-        trained = size if isinstance(size, int) and 16 <= size <= 2048 else 64
-        return cls(params, network, trained if working_size is None else working_size)
+        if temperature is not None and network.head == "ab":
+            raise checkpoint.WeightsError(f"{path} has no bins, hence no temperature to set: its "
+                                          "network predicts ab itself")  # fmt: skip
+        params = checkpoint.load_weights(path, model.shapes(network))
+        given = {"size": working_size, "temperature": temperature, "saturation": saturation}
+        chosen = {"size": 64, "temperature": 1.0, "saturation": 1.0} | summary
+        chosen |= {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls(params, network, *(chosen[name] for name in given))
+        except (TypeError, ValueError) as error:
+            raise checkpoint.WeightsError(f"{path}: {error}") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Colour a photograph.
@@ -113,16 +163,22 @@ class Colorizer:
         Raises:
             ValueError: the array has another shape or type, or no pixels.
         """
+        lightness, filled = self.shrink(image)
+        ab, _ = self.predict(lightness[None])
+        return self.join(image, ab[0], filled)
+
+    def shrink(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+        """The first of three parts of `__call__`, for those who overlap or batch them.
+
+        Returns:
+            Lightness of the network's copy, `rows columns`, L* in 0…100, of one of nine shapes;
+            and the shares of its rows and columns that the picture fills.
+        """
         image = np.asarray(image)
         if image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"image is {image.dtype}: it must be uint8 or uint16")
         if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
             raise ValueError(f"image has the shape {image.shape}: it must be H W or H W 3")
-        ab, box = self._ab(image)
-        return self._full_resolution(image, ab, box)
-
-    def _ab(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-        """Predicted ab `h w 2`, and how many of its rows and columns the picture fills."""
         height, width = image.shape[:2]
         rows, columns = working_shape(height, width, self.working_size, self.network.stride)
         inner = _inside(height, width, rows, columns)
@@ -131,14 +187,28 @@ class Colorizer:
         small = small.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, reducing_gap=3)
         padding = ((0, rows - inner[0]), (0, columns - inner[1]), (0, 0))[: image.ndim]
         small = np.pad(np.asarray(small), padding, mode="edge")
-        ab = np.asarray(_predict(self.params, self.network, small[None], self.dtype))[0]
-        return ab, (inner[0] / rows * ab.shape[0], inner[1] / columns * ab.shape[1])
+        pixels = small.reshape(-1, *small.shape[2:])
+        lightness = _padded(_lightness, 2 * self.working_size**2, pixels)
+        return lightness.reshape(rows, columns), (inner[0] / rows, inner[1] / columns)
 
-    def _full_resolution(
-        self, image: np.ndarray, ab: np.ndarray, box: tuple[float, float]
-    ) -> np.ndarray:
-        """Scale ab up to the image and join it to the image's lightness, strip by strip."""
+    def predict(self, lightness: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The second part: the network, on copies of one shape.
+
+        Args:
+            lightness: `B rows columns` as `shrink` gives them.
+
+        Returns:
+            ab `B h w 2`; and how sure the network is, `B h w` in 0 (all bins alike) … 1 (one
+            bin), None for a network without bins.
+        """
+        result = _predict(self.params, self.network, lightness, self.dtype, self.temperature)
+        ab, entropy = jax.device_get(result)
+        return self.saturation * ab, None if entropy is None else 1 - entropy
+
+    def join(self, image: np.ndarray, ab: np.ndarray, filled: tuple[float, float]) -> np.ndarray:
+        """The third part: scale ab `h w 2` up and join it to the image's lightness, in strips."""
         height, width = image.shape[:2]
+        box = filled[0] * ab.shape[0], filled[1] * ab.shape[1]
         out = np.empty((height, width, 3), image.dtype)
         planes = [Image.fromarray(np.ascontiguousarray(ab[..., i])) for i in range(2)]
         strip = max(1, _PIECE // width)
@@ -152,7 +222,9 @@ class Colorizer:
             colours = np.stack(scaled, axis=-1).reshape(-1, 2)
             pixels = image[top : top + rows].reshape(-1, *image.shape[2:])
             joined = [
-                _join_piece(pixels[start : start + _PIECE], colours[start : start + _PIECE])
+                _padded(
+                    _join, _PIECE, pixels[start : start + _PIECE], colours[start : start + _PIECE]
+                )
                 for start in range(0, len(pixels), _PIECE)
             ]
             out[top : top + rows] = np.concatenate(joined).reshape(rows, width, 3)
@@ -169,9 +241,22 @@ def _inside(height: int, width: int, rows: int, columns: int) -> tuple[int, int]
     return rows, columns
 
 
-def _join_piece(pixels: np.ndarray, colours: np.ndarray) -> Any:
-    """`_join` on a piece filled up to the fixed length."""
-    count = len(pixels)
-    pixels = np.pad(pixels, ((0, _PIECE - count), *((0, 0),) * (pixels.ndim - 1)))
-    colours = np.pad(colours, ((0, _PIECE - count), (0, 0)))
-    return np.asarray(_join(pixels, colours))[:count]
+def _padded(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray) -> np.ndarray:
+    """A function of arrays of one length, on these filled up to another: compiled but once."""
+    count = len(arrays[0])
+    filled = (np.pad(a, ((0, length - count), *((0, 0),) * (a.ndim - 1))) for a in arrays)
+    return np.asarray(function(*filled))[:count]
+
+
+def confidence_map(
+    confidence: np.ndarray, filled: tuple[float, float], shape: tuple[int, int]
+) -> np.ndarray:
+    """Confidence `h w` in 0…1, as `Colorizer.predict` gives it, at a picture's size: uint8 `H W`.
+
+    Black is no idea, white is sure of one colour. `filled` is what `Colorizer.shrink` gave.
+    """
+    height, width = shape
+    box = (0.0, 0.0, filled[1] * confidence.shape[1], filled[0] * confidence.shape[0])
+    plane = Image.fromarray(np.float32(255) * confidence)
+    scaled = plane.resize((width, height), Image.Resampling.BICUBIC, box)
+    return np.clip(np.round(np.asarray(scaled)), 0, 255).astype(np.uint8)

@@ -43,14 +43,21 @@ class TrainConfig:
 
     data: str = _option("", "folder of colour photographs, of any nesting")
     out: str = _option("", "run directory to write (default: runs/PRESET)")
-    preset: str = _option("unet", "a set of defaults for the options below", ("paper", "unet"))
+    preset: str = _option("vivid", "a set of defaults for the options below",
+                          ("paper", "unet", "vivid"))  # fmt: skip
     network: str = _option("unet", "the paper's network or the project's own", ("paper", "unet"))
+    head: str = _option("bins", "what it predicts: ab, or which of 261 colours", ("ab", "bins"))
     width: int = _option(64, "channels of the unet's first level; 32 is 3 times as fast")
     size: int = _option(64, "pixels a side that the network is trained on")
     batch: int = _option(64, "photographs a step")
     epochs: float = _option(30, "passes over the photographs")
     steps: int = _option(0, "steps, instead of --epochs")
     minutes: float = _option(0, "time to fill, instead of --epochs")
+    rarity: float = _option(0.5, "weight of rare colours: 0 as often as they occur, 1 as the rest")
+    huber: float = _option(1.0, "weight of the decoded colour's error, beside cross-entropy")
+    colorfulness: float = _option(0.6, "share of the truth's that colours are calibrated to; "
+                                  "0: as predicted")  # fmt: skip
+    optimizer: str = _option("adamw", "RMSprop is older recipes'", ("adamw", "rmsprop"))
     lr: float = _option(1e-3, "highest learning rate")
     weight_decay: float = _option(0.01, "of AdamW, on kernels")
     clip: float = _option(1.0, "largest gradient norm")
@@ -71,11 +78,15 @@ class TrainConfig:
         """Check ranges: ConfigError names the option, its value and what it may be."""
         positive = ("size", "batch", "epochs", "lr", "clip")
         zero_or_more = ("steps", "minutes", "weight_decay", "min_colorfulness", "seed",
-                        "validate_every", "patience", "devices")  # fmt: skip
+                        "validate_every", "patience", "devices", "huber")  # fmt: skip
         for names, holds, what in (
             (positive, lambda v: 0 < v < float("inf"), "above 0"),
             (zero_or_more, lambda v: 0 <= v < float("inf"), "0 or more"),
-            (("film", "ageing"), lambda v: 0 <= v <= 1, "between 0 and 1"),
+            (
+                ("film", "ageing", "rarity", "colorfulness"),
+                lambda v: 0 <= v <= 1,
+                "between 0 and 1",
+            ),
             (("val_fraction",), lambda v: 0 < v < 1, "above 0 and below 1"),
             (("size",), lambda v: v % 16 == 0 and v <= 1024, "a multiple of 16 up to 1024"),
             (("seed",), lambda v: v < 2**32, "below 2^32"),
@@ -95,8 +106,8 @@ class TrainConfig:
     def network_config(self) -> NetworkConfig:
         """The network to train; the paper's has one width."""
         if self.network == "paper":
-            return NetworkConfig("paper")
-        return NetworkConfig(self.network, self.width)
+            return NetworkConfig("paper", head=self.head)
+        return NetworkConfig(self.network, self.width, self.head)
 
     @property
     def pool_side(self) -> int:
@@ -106,8 +117,9 @@ class TrainConfig:
 
 # What a preset sets; whatever the command line says stands above it.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"network": "paper", "lr": 3e-4},
-    "unet": {"network": "unet"},
+    "paper": {"network": "paper", "head": "ab", "colorfulness": 0.0, "lr": 3e-4},
+    "unet": {"head": "ab", "colorfulness": 0.0},
+    "vivid": {},
 }
 
 PATHS = ("data", "val", "init")
@@ -229,7 +241,8 @@ def colorize_parser() -> argparse.ArgumentParser:
         "photograph's own colour is ignored.",
         epilog="examples:\n"
         "  python colorize.py old.jpg new.png\n"
-        "  python colorize.py old.tif new.tif --weights runs/unet/weights.safetensors",
+        "  python colorize.py old.jpg new.png --saturation 1.5\n"
+        "  python colorize.py old.tif new.tif --weights runs/vivid/weights.safetensors",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -239,6 +252,13 @@ def colorize_parser() -> argparse.ArgumentParser:
                         "(default: those that come with colorjax)")  # fmt: skip
     parser.add_argument("--working-size", type=int, metavar="PIXELS", help="size of the copy that "
                         "the network sees (default: as the weights say)")  # fmt: skip
+    parser.add_argument("--temperature", type=float, metavar="T", help="of the annealed mean: 1 is "
+                        "the mean of the likely colours, less is bolder (default: as the weights "
+                        "say)")  # fmt: skip
+    parser.add_argument("--saturation", type=float, metavar="FACTOR", help="factor on the colours "
+                        "(default: as the weights say)")  # fmt: skip
+    parser.add_argument("--confidence", metavar="FILE", help="also write a grey picture of how "
+                        "sure the network is: black not at all, white wholly")  # fmt: skip
     parser.add_argument("--quality", type=int, default=95, help="of JPEG output (default: 95)")
     parser.add_argument("--max-megapixels", type=float, default=500, metavar="N",
                         help="refuse larger photographs (default: 500)")  # fmt: skip

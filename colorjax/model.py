@@ -1,4 +1,4 @@
-"""The networks: lightness in, the two colour channels out. The only file that imports flax.
+"""The networks: lightness in, colour out. The only file that imports flax.
 
 The modules are Flax NNX, behind a functional boundary: `init` gives a plain nested dict of float32
 parameters, `apply` is a pure function of that dict. Pictures are `B H W C`; lightness is L* in
@@ -18,6 +18,7 @@ from flax import nnx
 Params = dict[str, Any]
 
 AB_SCALE = 128.0  # ab / 128 lies within -1…1
+BINS = 261  # the in-gamut ab bins, as `palette.bins` lists them
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class NetworkConfig:
 
     kind: str = "unet"  # "paper" or "unet"
     width: int = 64  # channels of the unet's first level; 32 suits a laptop
+    head: str = "ab"  # what the unet says of a place: its "ab", or how likely each of the "bins" is
 
     def __post_init__(self) -> None:
         """Check the values: ValueError names the one that is wrong."""
@@ -34,6 +36,10 @@ class NetworkConfig:
         whole = isinstance(self.width, int) and self.width % 16 == 0
         if self.kind == "unet" and not (whole and 16 <= self.width <= 512):
             raise ValueError(f"width is {self.width!r}: it must be a multiple of 16 from 16 to 512")
+        heads = ("ab",) if self.kind == "paper" else ("ab", "bins")
+        if self.head not in heads:
+            choices = " or ".join(repr(head) for head in heads)
+            raise ValueError(f"head is {self.head!r}: the {self.kind} network's must be {choices}")
 
     @property
     def stride(self) -> int:
@@ -162,7 +168,7 @@ class PaperNetwork(nnx.Module):
         for layer, (_, _, up) in zip(self.layers, self._LAYERS, strict=True):
             x = jax.nn.relu(layer(x))
             x = upsample(x) if up else x
-        return upsample(jnp.tanh(self.head(x).astype(jnp.float32)))
+        return AB_SCALE * upsample(jnp.tanh(self.head(x).astype(jnp.float32)))
 
 
 class UNet(nnx.Module):
@@ -170,7 +176,8 @@ class UNet(nnx.Module):
 
     A space-to-depth stem brings squares of 4×4 pixels into `width` channels; levels at 1/4, 1/8
     and 1/16 hold `width`, 2·`width` and 4·`width` channels, the coarsest with global context;
-    skips add up on the way back. ab comes at a quarter of the lightness's size.
+    skips add up on the way back. ab, or the logits of its bins, comes at a quarter of the
+    lightness's size.
     """
 
     _ENCODER, _DECODER = (2, 2, 4), (2, 2)  # residual blocks a level, finest first
@@ -193,7 +200,9 @@ class UNet(nnx.Module):
             for channels, blocks in zip(widths, self._DECODER, strict=False)
         )
         self.norm = GroupNorm(first)
-        self.head = Conv(first, 2, rng, zero=True)
+        self.bins = config.head == "bins"
+        size, outputs = (1, BINS) if self.bins else (3, 2)
+        self.head = Conv(first, outputs, rng, size=size, zero=True)
 
     def __call__(self, x):
         x = jax.nn.relu(self.stem(space_to_depth(x, 2)))
@@ -211,7 +220,8 @@ class UNet(nnx.Module):
             x = upsample(self.up[level](x)) + skips[level]
             for block in self.decoder[level]:
                 x = block(x)
-        return jnp.tanh(self.head(jax.nn.relu(self.norm(x))).astype(jnp.float32))
+        x = self.head(jax.nn.relu(self.norm(x))).astype(jnp.float32)
+        return x if self.bins else AB_SCALE * jnp.tanh(x)
 
 
 # ---------------------------------------------------------------------------- the boundary
@@ -254,10 +264,11 @@ def apply(
         dtype: of the computation; parameters and results stay float32.
 
     Returns:
-        ab, `B h w 2` in -128…128, at `config.reduction` times less height and width, rounded up.
+        By the network's head: ab, `B h w 2` in -128…128; or logits of the bins, `B h w 261`, for
+        `palette.annealed_mean`. Height and width are `config.reduction` times less, rounded up.
     """
     height, width = lightness.shape[1:]
     pad = [(0, 0), (0, -height % config.stride), (0, -width % config.stride)]
     x = jnp.pad(lightness / 50 - 1, pad, mode="edge")[..., None].astype(dtype)
-    ab = AB_SCALE * nnx.merge(_abstract(config)[0], params)(x)
-    return ab[:, : -(-height // config.reduction), : -(-width // config.reduction)]
+    output = nnx.merge(_abstract(config)[0], params)(x)
+    return output[:, : -(-height // config.reduction), : -(-width // config.reduction)]

@@ -101,23 +101,33 @@ def histogram(ab: jax.Array) -> jax.Array:
     return jnp.bincount(nearest(ab).ravel(), length=len(bins()))
 
 
-def rarity_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Array:
-    """Weights that let rare colours count for more (Zhang 2016, equation 4): float32 `261`.
+def smoothed(histogram: jax.Array | np.ndarray) -> jax.Array:
+    """Pixels in each bin, `261`, at least one → their shares, smoothed over ab with σ = 5.
 
-    They are in proportion to 1 / ((1 − mix) p̃ + mix / 261), where p̃ is the distribution p of the
-    histogram smoothed over ab with σ = 5, each bin's share staying inside the gamut; and such
-    that Σ p w = 1: over the pixels of the histogram a weight is 1 in the mean.
-
-    Args:
-        histogram: pixels in each bin, `261`, as `histogram` counts them; at least one.
-        mix: the paper's λ, in 0…1: 0 balances the colours wholly, 1 weighs them all the same.
+    Each bin's share stays inside the gamut (Zhang 2016, section 2.2).
     """
     squares = ((bins()[:, None] - bins()[None]) ** 2).sum(axis=-1)
     kernel = np.exp(-squares / (2 * SIGMA**2))
     share = jnp.asarray(histogram, jnp.float32)
     share = share / share.sum()
-    smooth = jnp.matmul(kernel / kernel.sum(axis=0, keepdims=True), share, precision="highest")
-    weights = 1 / jnp.maximum((1 - mix) * smooth + mix / len(bins()), _LEAST_SHARE)
+    return jnp.matmul(kernel / kernel.sum(axis=0, keepdims=True), share, precision="highest")
+
+
+def rarity_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Array:
+    """Weights that let rare colours count for more (Zhang 2016, equation 4): float32 `261`.
+
+    They are in proportion to 1 / ((1 − mix) p̃ + mix / 261), where p̃ is the smoothed distribution
+    p of the histogram; and such that Σ p w = 1: over the pixels of the histogram a weight is 1 in
+    the mean.
+
+    Args:
+        histogram: pixels in each bin, `261`, as `histogram` counts them; at least one.
+        mix: the paper's λ, in 0…1: 0 balances the colours wholly, 1 weighs them all the same.
+    """
+    share = jnp.asarray(histogram, jnp.float32)
+    share = share / share.sum()
+    mixed = (1 - mix) * smoothed(histogram) + mix / len(bins())
+    weights = 1 / jnp.maximum(mixed, _LEAST_SHARE)
     return weights / (share * weights).sum()
 
 

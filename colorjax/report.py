@@ -94,6 +94,12 @@ def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.nd
     return path
 
 
+def log(directory: Path, **values: float) -> None:
+    """Add a line to `log.jsonl`."""
+    with open(directory / "log.jsonl", "a") as file:
+        print(json.dumps(values), file=file)
+
+
 def cut_back(directory: Path, step: int) -> None:
     """Take back what log and samples say of later steps than the one a run resumes from."""
     log = directory / "log.jsonl"
@@ -129,7 +135,8 @@ def curves(directory: Path) -> Path | None:
     left.plot(*zip(*training, strict=True))
     left.set(title="training loss", xlabel="step", yscale="log")
     steps = [line["step"] for line in validation]
-    for name, style in (("psnr", "-"), ("psnr_constant", "--"), ("psnr_grey", ":")):
+    for name, style in (("psnr", "-"), ("psnr_calibrated", "-"), ("psnr_constant", "--"),
+                        ("psnr_grey", ":")):  # fmt: skip
         right.plot(steps, [line[name] for line in validation], style, label=name)
     right.set(title="validation, dB", xlabel="step")
     right.legend()

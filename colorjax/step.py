@@ -10,10 +10,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from colorjax import augment, color, loss, model
+from colorjax import augment, color, loss, model, palette
 from colorjax.color import Array
 from colorjax.model import NetworkConfig, Params
 
@@ -26,6 +27,7 @@ class TrainState:
     params: Params
     ema: Params  # exponential moving average of params: what is validated and kept
     moments: optax.OptState
+    rarity: jax.Array  # float32 261: how much each bin's colour counts, mean 1 over the pool
     step: jax.Array  # int32, steps done
     total_steps: jax.Array  # int32, where the cosine schedule ends
 
@@ -42,17 +44,22 @@ class StepConfig:
     clip: float = 1.0  # global gradient norm
     film: float = 0.3  # share of pictures seen as film would have recorded them
     ageing: float = 0.2  # share of pictures befallen by each kind of ageing
+    rarity: float = 0.5  # how much rare colours count: 0 as often as they occur, 1 as the rest
+    huber: float = 1.0  # weight of the decoded colour's loss, where the network has bins
+    optimizer: str = "adamw"
     dtype: str = "float32"  # of the network's computation
 
 
 def _optimizer(config: StepConfig) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) but for the learning rate, which the step multiplies.
+    """Gradients → updates but for the learning rate, which the step multiplies.
 
-    Weight decay falls on kernels alone: biases and scales have fewer than two dimensions.
+    AdamW (Loshchilov and Hutter 2019), or RMSprop for comparison with older recipes. Weight decay
+    falls on kernels alone: biases and scales have fewer than two dimensions.
     """
+    scale = optax.scale_by_rms() if config.optimizer == "rmsprop" else optax.scale_by_adam(b2=0.99)
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.scale_by_adam(b2=0.99),
+        scale,
         optax.add_decayed_weights(
             config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),
@@ -68,17 +75,44 @@ def learning_rate(config: StepConfig, step: jax.Array, total_steps: jax.Array) -
 
 
 def create_state(
-    config: StepConfig, total_steps: int = 0, params: Params | None = None
+    config: StepConfig,
+    total_steps: int = 0,
+    params: Params | None = None,
+    histogram: Array | None = None,
 ) -> TrainState:
-    """A state at step 0, from new parameters or the given ones."""
-    params = params or model.init(config.seed, config.network)
+    """A state at step 0.
+
+    Args:
+        config: of the step.
+        total_steps: where the learning rate's schedule ends.
+        params: new ones unless given. New ones of a network with bins begin with the answer that
+            is best without looking, the bins' frequencies, rather than learn those first.
+        histogram: of the photographs' colours, `261`; even unless given.
+    """
+    histogram = np.ones(model.BINS) if histogram is None else histogram
+    rarity = palette.rarity_weights(histogram, 1 - config.rarity)
+    if params is None:
+        params = model.init(config.seed, config.network)
+        if config.network.head == "bins":
+            params["head"]["bias"] = jnp.log(rarity * palette.smoothed(histogram) + 1e-6)
     return TrainState(
         params=params,
         ema=jax.tree.map(jnp.copy, params),  # a copy, or donating the state would fail
         moments=_optimizer(config).init(params),
+        rarity=rarity,
         step=jnp.int32(0),
         total_steps=jnp.int32(total_steps),
     )
+
+
+def _reduced(config: StepConfig, lightness: jax.Array, rgb: jax.Array) -> jax.Array:
+    """Lab `B h w 3` at the network's output size: L as given, the ab that is there at such L."""
+    lab = jnp.concatenate([lightness[..., None], color.rgb_to_lab(rgb)[..., 1:]], axis=-1)
+    batch, height, width = lightness.shape
+    block = config.network.reduction
+    if block > 1:
+        lab = lab.reshape(batch, height // block, block, width // block, block, 3).mean((2, 4))
+    return color.rgb_to_lab(color.fit_gamut(lab))
 
 
 def _examples(config: StepConfig, key: jax.Array, images: Array):
@@ -86,14 +120,16 @@ def _examples(config: StepConfig, key: jax.Array, images: Array):
     crop_key, film_key, age_key = jax.random.split(key, 3)
     rgb = augment.random_crops(crop_key, images, config.size)
     lightness = augment.film_lightness(film_key, rgb, config.film)
-    lab = jnp.concatenate([lightness[..., None], color.rgb_to_lab(rgb)[..., 1:]], axis=-1)
-    batch, height, width = lightness.shape
-    block = config.network.reduction
-    if block > 1:
-        lab = lab.reshape(batch, height // block, block, width // block, block, 3).mean((2, 4))
-    # The colour that is there, as far as it exists at the lightness that the film recorded.
-    target = color.rgb_to_lab(color.fit_gamut(lab))[..., 1:]
+    target = _reduced(config, lightness, rgb)[..., 1:]
     return augment.age(age_key, lightness, config.ageing), target
+
+
+def _loss(config: StepConfig, output: jax.Array, target: jax.Array, rarity: jax.Array) -> jax.Array:
+    """The loss of each picture, `B`."""
+    if config.network.head == "ab":
+        return loss.mean_squared_error(output, target)
+    decoded = loss.huber(palette.annealed_mean(output), target)
+    return loss.cross_entropy(output, target, rarity) + config.huber * decoded
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -109,8 +145,8 @@ def train_step(
     lightness, target = jax.lax.stop_gradient(_examples(config, key, images))
 
     def objective(params: Params) -> jax.Array:
-        ab = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
-        return loss.mean_squared_error(ab, target)
+        output = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
+        return _loss(config, output, target, state.rarity).mean()
 
     value, gradient = jax.value_and_grad(objective)(state.params)
     updates, moments = _optimizer(config).update(gradient, state.moments, state.params)
@@ -120,7 +156,8 @@ def train_step(
     decay = jnp.minimum(0.999, (1 + state.step) / (10 + state.step))
     ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-    return TrainState(params, ema, moments, state.step + 1, state.total_steps), metrics
+    state = TrainState(params, ema, moments, state.rarity, state.step + 1, state.total_steps)
+    return state, metrics
 
 
 def colour_up(lightness: Array, ab: Array) -> jax.Array:
@@ -137,11 +174,29 @@ def centre_crops(images: Array, size: int) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def predict(config: StepConfig, params: Params, images: Array) -> jax.Array:
-    """Centre crops of `B S S 3` uint8 pictures, coloured anew: sRGB `B size size 3` in 0…1."""
-    lightness = color.lightness(centre_crops(images, config.size))
-    ab = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
-    return colour_up(lightness, ab)
+def evaluate(
+    config: StepConfig, params: Params, rarity: jax.Array, images: Array, temperatures: Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the network makes of the centre crops of `B S S 3` uint8 pictures.
+
+    Returns:
+        Each picture's loss `B`, and its ab `T B h w 2`, one for each of `T` temperatures of the
+        annealed mean; a network without bins has one answer to all.
+    """
+    rgb = centre_crops(images, config.size)
+    lightness = color.lightness(rgb)
+    output = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
+    losses = _loss(config, output, _reduced(config, lightness, rgb)[..., 1:], rarity)
+    if config.network.head == "ab":
+        return losses, jnp.stack([output] * len(temperatures))
+    return losses, jax.vmap(palette.annealed_mean, (None, 0))(output, jnp.asarray(temperatures))
+
+
+@partial(jax.jit, static_argnums=0)
+def reduced_truth(config: StepConfig, images: Array) -> jax.Array:
+    """Centre crops of `B S S 3` uint8 pictures as Lab `B h w 3` at the network's output size."""
+    rgb = centre_crops(images, config.size)
+    return _reduced(config, color.lightness(rgb), rgb)
 
 
 @jax.jit

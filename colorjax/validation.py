@@ -1,19 +1,56 @@
-"""What a run is measured on: photographs it does not learn from, and two answers to beat."""
+"""What a run is measured on: photographs it does not learn from, and two answers to beat.
+
+And what is chosen on them after training: how vivid the colours of a network shall be.
+"""
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorjax import color, metrics, step
+from colorjax import color, metrics, palette, step
+from colorjax.color import Array
 from colorjax.data import Pool
 from colorjax.model import Params
+
+# Of the annealed mean, to choose among. Sharper still gains colour only by patches of wrong ones.
+TEMPERATURES = (1.0, 0.8, 0.6, 0.45, 0.3)
+MOST_SATURATION = 4.0
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network on the validation photographs. PSNR is in RGB, in dB, a mean over them."""
+
+    samples: np.ndarray  # the first photographs, calibrated: sRGB `n S S 3` in 0…1
+    validation_loss: float  # the run's objective
+    psnr: float  # of the colours as predicted
+    psnr_calibrated: float  # at the share of the truth's colourfulness that was asked for
+    colorfulness: float  # of the colours as predicted, as a share of the truth's
+    temperature: float  # these two reach the share asked for
+    saturation: float
+    psnr_grey: float  # of no colour at all
+    psnr_constant: float  # of one colour everywhere
+
+    def figures(self) -> dict[str, float]:
+        """All but the samples, to five digits."""
+        values = {name: value for name, value in vars(self).items() if name != "samples"}
+        return {name: float(f"{value:.5g}") for name, value in values.items()}
 
 
 class Validation:
     """Held-out photographs, centre-cropped to the training size; lightness is the true one."""
 
     def __init__(
-        self, config: step.StepConfig, pool: Pool, rows: np.ndarray, constant_ab: np.ndarray
+        self,
+        config: step.StepConfig,
+        pool: Pool,
+        rows: np.ndarray,
+        constant_ab: np.ndarray,
+        rarity: Array,
+        share: float = 0.0,
     ):
         """Take photographs, and measure the two answers that need no network.
 
@@ -22,38 +59,113 @@ class Validation:
             pool: where the photographs are.
             rows: which of them, at least one.
             constant_ab: one ab for everything, of shape 2: the training photographs' mean.
+            rarity: weights of the bins, `261`, of the training photographs.
+            share: of the truth's colourfulness, that `measure` calibrates to; 0 leaves the
+                colours as predicted.
         """
-        self._config, self.count = config, len(rows)
-        batch = min(self.count, 64)
+        self._config, self._rarity, self._share = config, np.asarray(rarity), share
+        self.count = len(rows)
+        batch = min(self.count, _BATCH)
         # The last batch is filled up, so that one compiled program serves all.
         filled = np.resize(rows, -(-self.count // batch) * batch)
         self._batches = [pool.images[part] for part in np.split(filled, len(filled) // batch)]
         crops = [step.centre_crops(images, config.size) for images in self._batches]
         self.truth = np.concatenate(crops)[: self.count]
-        self.psnr_grey = self.psnr(self._constant(np.zeros(2)))
-        self.psnr_constant = self.psnr(self._constant(constant_ab))
+        small = [step.reduced_truth(config, images) for images in self._batches]
+        self._small = np.concatenate(small)[: self.count]
+        self.psnr_grey = self._psnr(np.zeros((1, 1, 1, 2)))
+        self.psnr_constant = self._psnr(np.reshape(constant_ab, (1, 1, 1, 2)))
 
-    def _constant(self, ab: np.ndarray) -> jax.Array:
-        lightness = color.lightness(jnp.asarray(self.truth))
-        everywhere = jnp.broadcast_to(jnp.asarray(ab, jnp.float32), (self.count, 1, 1, 2))
-        return step.colour_up(lightness, everywhere)
+    def predict(self, params: Params) -> tuple[float, np.ndarray]:
+        """The objective's mean, and ab `T N h w 2` for each of the temperatures."""
+        bins = self._config.network.head == "bins"
+        temperatures = np.float32(TEMPERATURES if bins else TEMPERATURES[:1])
+        parts = [
+            jax.device_get(step.evaluate(self._config, params, self._rarity, images, temperatures))
+            for images in self._batches
+        ]
+        losses = np.concatenate([part[0] for part in parts])[: self.count]
+        return float(losses.mean()), np.concatenate([p[1] for p in parts], axis=1)[:, : self.count]
 
-    def predict(self, params: Params) -> np.ndarray:
-        """The photographs in the network's colours: sRGB `N S S 3` in 0…1, of 8-bit steps."""
-        parts = [step.predict(self._config, params, images) for images in self._batches]
-        return np.concatenate(parts)[: self.count]
+    def measure(self, params: Params, samples: int = 0) -> Measured:
+        """Measure a network, calibrate its colours, and show so many samples of them."""
+        loss, ab = self.predict(params)
+        temperature, saturation = self._calibrate(ab) if self._share else (0, 1.0)
+        calibrated = saturation * ab[temperature]
+        shown = self._coloured(self.truth[:samples], calibrated[:samples])
+        return Measured(
+            samples=np.asarray(shown),
+            validation_loss=loss,
+            psnr=self._psnr(ab[0]),
+            psnr_calibrated=self._psnr(calibrated) if self._share else self._psnr(ab[0]),
+            colorfulness=_colorfulness(self._small, ab[0], 1.0) / self._cf_truth(),
+            temperature=TEMPERATURES[temperature],
+            saturation=saturation,
+            psnr_grey=self.psnr_grey,
+            psnr_constant=self.psnr_constant,
+        )
 
-    def psnr(self, prediction: np.ndarray | jax.Array) -> float:
-        """Mean over the photographs of PSNR in RGB, in dB.
+    def _cf_truth(self) -> float:
+        return max(_colorfulness(self._small, self._small[..., 1:], 1.0), 1e-3)
 
-        A photograph counts 60 at most, which is about rounding's own: an all-black one is infinite.
+    def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
+        """The temperature, and saturation for it, of the least error at the colourfulness wanted.
+
+        Saturation is found by bisection of the mean absolute colourfulness, at the network's
+        output size; it stays within 4, which a network that knows nothing yet would exceed.
         """
-        each = metrics.psnr(jnp.asarray(prediction), jnp.asarray(self.truth))
+        wanted, found = self._share * self._cf_truth(), []
+        for index, answer in enumerate(ab):
+            low, high = 0.0, MOST_SATURATION
+            for _ in range(14):
+                middle = (low + high) / 2
+                below = _colorfulness(self._small, answer, middle) < wanted
+                low, high = (middle, high) if below else (low, middle)
+            error = float(_error(self._small, answer, high))
+            found.append((error, index, high))
+        return min(found)[1:]
+
+    def _coloured(self, truth: Array, ab: Array) -> jax.Array:
+        lightness = color.lightness(jnp.asarray(truth))
+        ab = jnp.broadcast_to(jnp.asarray(ab, jnp.float32), (len(truth), *ab.shape[1:]))
+        return step.colour_up(lightness, ab)
+
+    def _psnr(self, ab: Array) -> float:
+        """Of ab `N h w 2`. A photograph counts 60 at most: an all-black one would be infinite."""
+        each = metrics.psnr(self._coloured(self.truth, ab), jnp.asarray(self.truth))
         return float(jnp.minimum(each, 60).mean())
 
 
-def mean_ab(pool: Pool, rows: np.ndarray) -> np.ndarray:
-    """The mean ab, of shape 2, of up to a thousand photographs spread over the rows."""
-    some = rows[:: max(1, len(rows) // 1000)][:1000]
-    mean = jax.jit(lambda image: color.rgb_to_lab(image / 255.0).mean((0, 1)))
-    return np.mean([mean(pool.images[row]) for row in some], axis=0)[1:]
+def _fitted(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
+    return color.fit_gamut(jnp.concatenate([lab[..., :1], saturation * ab], axis=-1))
+
+
+@jax.jit
+def _colorfulness(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
+    """Mean absolute colourfulness of ab times a saturation, at the lightness of `lab`."""
+    return color.colorfulness(_fitted(lab, ab, saturation), absolute=True).mean()
+
+
+@jax.jit
+def _error(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
+    """Minus the mean PSNR of ab times a saturation against `lab`, in dB."""
+    psnr = metrics.psnr(_fitted(lab, ab, saturation), color.fit_gamut(lab))
+    return -jnp.minimum(psnr, 60).mean()
+
+
+@jax.jit
+def _colours_of(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A picture `S S 3` of uint8 → its mean ab, and how many of its pixels each bin has."""
+    ab = color.rgb_to_lab(image / 255.0)[..., 1:]
+    return ab.mean((0, 1)), palette.histogram(ab)
+
+
+def colours(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours of up to 4,096 photographs spread over the rows.
+
+    Returns:
+        Their mean ab, of shape 2, and their pixels in each bin, `261`.
+    """
+    some = rows[:: max(1, len(rows) // 4096)][:4096]
+    means, histograms = zip(*(_colours_of(pool.images[row]) for row in some), strict=True)
+    return np.mean(means, axis=0), np.sum(histograms, axis=0)

@@ -54,13 +54,12 @@ def test_a_colour_images_own_colour_is_ignored(strong):
 
 
 def test_colour_lies_where_the_network_put_it():
-    """A network that answers with ab rising from left to right, whatever it sees."""
-    network = NetworkConfig("paper")
-    fixed = Colorizer({}, network, 32)
+    """ab that rises from left to right."""
     ab = np.zeros((32, 32, 2), np.float32)
     ab[..., 0] = np.linspace(-20, 20, 32)
-    fixed._ab = lambda image: (ab, (32, 32))
-    out = color.rgb_to_lab(fixed(np.full((50, 200), 30000, np.uint16)) / np.float32(65535))
+    image = np.full((50, 200), 30000, np.uint16)
+    out = Colorizer({}, NetworkConfig("paper"), 32).join(image, ab, (1, 1))
+    out = color.rgb_to_lab(out / np.float32(65535))
     columns = np.linspace(-20, 20, 32)
     expected = np.interp((np.arange(200) + 0.5) * 32 / 200 - 0.5, np.arange(32), columns)
     # Bicubic scaling of a ramp is the ramp but near the borders.
@@ -85,8 +84,11 @@ def test_working_shapes_are_few_and_near():
 
 @pytest.mark.parametrize("shape", [(30, 2000), (2000, 30)])
 def test_long_pictures_keep_their_aspect(strong, shape):
-    ab, box = strong._ab(np.full(shape, 100, np.uint8))
-    assert max(box) == max(ab.shape[:2]) and min(box) < min(ab.shape[:2])
+    lightness, filled = strong.shrink(np.full(shape, 100, np.uint8))
+    long = int(np.argmax(shape))
+    assert filled[long] == 1 and filled[1 - long] < 1
+    covered = [lightness.shape[axis] * filled[axis] for axis in (0, 1)]
+    assert covered[long] / covered[1 - long] > 0.6 * 2000 / 30  # at least a pixel across
 
 
 @pytest.mark.parametrize(
