@@ -6,7 +6,8 @@ colourfulness below 15 left out of it; pooled PSNR is over all pixels of all pic
 (CF) is Hasler and Süsstrunk's, "abs" in the variant of this literature. AuC is the area under the
 share of pixels within an ab distance of 0…150, plain and weighted by the rarity of the true colour
 in this set. Always beside the networks: grey; one constant ab, this set's mean; and the oracle, the
-true ab at a quarter of the size scaled back. Each network also with its chroma scaled so that its
+true ab at a quarter of the size scaled back. Each network as `colorize.py` uses it; one that was
+calibrated also at given temperatures with saturation 1; and each with its chroma scaled so that its
 mean CF reaches shares of the truth's, since PSNR falls as colourfulness rises.
 """
 
@@ -174,12 +175,21 @@ def run(argv: list[str] | None) -> int:
     parser.add_argument("--working-size", type=int, help="that the networks see (default: theirs)")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.6, 0.8, 1.0],
                         help="of the truth's CF to scale to (default: 0.4 0.6 0.8 1)")  # fmt: skip
+    parser.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="*",
+        default=[1.0, 0.38],
+        help="to measure uncalibrated networks with bins at (default: 1 and Zhang's 0.38)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="a picture of the first "
                         "network's best, median and worst")  # fmt: skip
     options = parser.parse_args(argv)
     if options.size % 4 or not 16 <= options.size <= 2048:
         raise config.ConfigError(f"--size {options.size}: it must be a multiple of 4, 16 to 2048")
+    if not all(0 < temperature < float("inf") for temperature in options.temperatures):
+        raise config.ConfigError(f"--temperatures {options.temperatures}: they must be above 0")
     for option, path in (("--json", options.json), ("--gallery", options.gallery)):
         if path and not path.parent.is_dir():
             raise config.ConfigError(f"{option} {path}: there is no folder {path.parent}")
@@ -214,6 +224,12 @@ def run(argv: list[str] | None) -> int:
         row(name, predictions)
         if number == 0 and options.gallery:
             gallery(options.gallery, images, predictions)
+        if colorizer.network.head == "bins":
+            for temperature in options.temperatures:
+                plain = Colorizer(colorizer.params, colorizer.network, colorizer.working_size,
+                                  temperature)  # fmt: skip
+                row(f"{name}, T {temperature:g}",
+                    np.concatenate([network(plain)(batch) for batch in batches]))  # fmt: skip
         for share in options.shares:
             factor = factor_for(predictions, images, share * cf_truth)
             row(f"{name} × {factor:.2f}, CF {share:g}", scaled(predictions, images, factor))

@@ -4,7 +4,8 @@ Both do the same steps in one process, in turn: a segment of the loop, the same 
 steps on a batch that stays in device memory, and so on. The loop gathers its batches from a packed
 pool of random photographs, logs and shows progress as it does for a user. Compilation is left out;
 the device is idle at both ends of every timed segment. The figure to read is the median of the
-pairwise ratios: absolute images/s drift with the machine, ratios far less.
+pairwise ratios: absolute images/s drift with the machine, ratios far less. Last, what the vivid
+preset's step costs beside the squared-error step of the same network, in turn likewise.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
-from colorjax import config, data, step
+from colorjax import config, data, model, step
 
 
 def make_photographs(folder: Path, count: int, side: int) -> None:
@@ -41,8 +42,8 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
     count = options.pairs * options.steps
     argv = ["--data", str(folder), "--out", str(out), "--network", options.network,
             "--width", str(options.width), "--size", str(options.size), "--batch", str(batch),
-            "--devices", "1", "--val-fraction", "1e-9", "--validate-every", "1000000000",
-            "--steps", str(count + options.steps)]  # fmt: skip
+            "--head", "ab", "--colorfulness", "0", "--devices", "1", "--val-fraction", "1e-9",
+            "--validate-every", "1000000000", "--steps", str(count + options.steps)]  # fmt: skip
     settings, _ = config.open_run(vars(config.train_parser().parse_args(argv)), False)
     run = train.Run(settings, None)
     spare = jax.tree.map(jax.numpy.copy, run.state)
@@ -84,6 +85,37 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
         "loop_images_per_second": round(batch / statistics.median(loops), 2),
         "loop_to_step": round(statistics.median(ratios), 4),
         "loop_to_step_spread": [round(min(ratios), 4), round(max(ratios), 4)],
+        "pairs": len(ratios),
+    }
+
+
+def vivid_to_mse(options: argparse.Namespace) -> dict:
+    """Seconds of a vivid step over those of a squared-error step of the same network, in turn."""
+    batch, runs = max(options.batch), {}
+    random = np.random.default_rng(0)
+    side = options.size * 9 // 8
+    images = jax.device_put(random.integers(0, 256, (batch, side, side, 3), np.uint8))
+    for head in ("ab", "bins"):
+        network = model.NetworkConfig("unet", options.width, head)
+        settings = step.StepConfig(network, size=options.size)
+        runs[head] = [settings, step.create_state(settings), []]
+    for number in range(options.pairs + 1):
+        for run in runs.values():
+            settings, state, seconds = run
+            start = time.perf_counter()
+            for _ in range(options.steps):
+                state, _ = step.train_step(settings, state, images)
+            jax.block_until_ready(state)
+            run[1] = state
+            if number:  # the first compiles
+                seconds.append((time.perf_counter() - start) / options.steps)
+    ratios = [vivid / mse for mse, vivid in zip(runs["ab"][2], runs["bins"][2], strict=True)]
+    return {
+        "batch": batch,
+        "mse_images_per_second": round(batch / statistics.median(runs["ab"][2]), 2),
+        "vivid_images_per_second": round(batch / statistics.median(runs["bins"][2]), 2),
+        "vivid_to_mse": round(statistics.median(ratios), 4),
+        "vivid_to_mse_spread": [round(min(ratios), 4), round(max(ratios), 4)],
         "pairs": len(ratios),
     }
 
@@ -131,6 +163,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{batch:>6} {row['step_images_per_second']:>15.1f} "
                   f"{row['loop_images_per_second']:>15.1f} {row['loop_to_step']:>10.3f}  "
                   f"{low:.2f}…{high:.2f}", flush=True)  # fmt: skip
+    if options.network == "unet":
+        report["objectives"] = row = vivid_to_mse(options)
+        low, high = row["vivid_to_mse_spread"]
+        print(f"\nat batch {row['batch']} a step on squared error does "
+              f"{row['mse_images_per_second']:.1f} images/s, a vivid one "
+              f"{row['vivid_images_per_second']:.1f}; it takes {row['vivid_to_mse']:.3f} times as "
+              f"long ({low:.2f}…{high:.2f})")  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
         print(f"wrote {options.json}")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +144,7 @@ class Colorizer:
                                           "network predicts ab itself")  # fmt: skip
         params = checkpoint.load_weights(path, model.shapes(network))
         given = {"size": working_size, "temperature": temperature, "saturation": saturation}
-        chosen = {"size": 64, "temperature": 1.0, "saturation": 1.0} | summary
+        chosen: dict[str, Any] = {"size": 64, "temperature": 1.0, "saturation": 1.0} | summary
         chosen |= {name: value for name, value in given.items() if value is not None}
         try:
             return cls(params, network, *(chosen[name] for name in given))

@@ -79,7 +79,7 @@ class Validation:
     def predict(self, params: Params) -> tuple[float, np.ndarray]:
         """The objective's mean, and ab `T N h w 2` for each of the temperatures."""
         bins = self._config.network.head == "bins"
-        temperatures = np.float32(TEMPERATURES if bins else TEMPERATURES[:1])
+        temperatures = np.array(TEMPERATURES if bins else TEMPERATURES[:1], np.float32)
         parts = [
             jax.device_get(step.evaluate(self._config, params, self._rarity, images, temperatures))
             for images in self._batches

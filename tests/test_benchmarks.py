@@ -29,7 +29,11 @@ def test_throughput_measures_step_and_loop_in_pairs(tmp_path, capsys):
     low, high = row["loop_to_step_spread"]
     assert 0 < low <= row["loop_to_step"] <= high
     assert row["step_images_per_second"] > 0 and row["loop_images_per_second"] > 0
-    assert "loop/step" in capsys.readouterr().out
+    objectives = json.loads(out.read_text())["objectives"]
+    low, high = objectives["vivid_to_mse_spread"]
+    assert 0 < low <= objectives["vivid_to_mse"] <= high
+    said = capsys.readouterr().out
+    assert "loop/step" in said and "times as long" in said
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,21 @@ def test_quality_puts_networks_beside_their_baselines(photographs, weights, tmp_
     assert np.asarray(Image.open(gallery)).shape == (12 * 34, 3 * 34, 3)
 
 
+def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path):
+    path, out = tmp_path / "vivid.safetensors", tmp_path / "quality.json"
+    header = {"kind": "unet", "width": 16, "head": "bins"}
+    params = model.init(0, NetworkConfig(**header))
+    params["head"]["bias"] = params["head"]["bias"].at[200].set(4.0)  # one colour before others
+    checkpoint.save_weights(path, params, header, {"size": 32, "saturation": 0.1})
+    argv = ["--data", photographs, "--weights", path, "--size", "32", "--shares", "0.5",
+            "--temperatures", "1", "0.2", "--json", out]  # fmt: skip
+    assert benchmark("quality").main([str(word) for word in argv]) == 0
+    report = json.loads(out.read_text())
+    calibrated, mean, mode, half = list(report["rows"].values())[3:]
+    assert calibrated["cf"] < mean["cf"] < mode["cf"]
+    assert half["cf"] == pytest.approx(report["cf_truth"] / 2, rel=0.1)
+
+
 def test_chroma_is_scaled_to_the_colourfulness_asked_for():
     quality = benchmark("quality")
     random = np.random.default_rng(0)
@@ -78,5 +97,6 @@ def test_quality_refuses_what_it_cannot_measure(photographs, weights, tmp_path, 
     refused(capsys, main, ["--data", empty], "empty", "no photographs")
     refused(capsys, main, ["--data", grey, "--weights", weights], "grey", "no colour")
     refused(capsys, main, ["--data", photographs, "--size", "30"], "--size 30")
+    refused(capsys, main, ["--data", photographs, "--temperatures", "0"], "--temperatures")
     refused(capsys, main, ["--data", photographs, "--json", empty / "a/b.json"], "--json", "a")
     refused(capsys, main, ["--data", photographs, "--weights", tmp_path / "no"], "not exist")

@@ -82,6 +82,22 @@ def test_weights_of_ones_own(grey, tmp_path):
     np.testing.assert_array_equal(out, np.asarray(Image.open(grey).convert("RGB")))  # no colour yet
 
 
+def test_confidence_is_written_beside_the_picture(grey, tmp_path, capsys):
+    path, out, map_ = tmp_path / "w.safetensors", tmp_path / "out.png", tmp_path / "map.png"
+    header = {"kind": "unet", "width": 16, "head": "bins"}
+    checkpoint.save_weights(path, model.init(0, NetworkConfig(**header)), header, {"size": 32})
+    argv = [grey, out, "--weights", path, "--confidence", map_]
+    assert run(*argv, "--temperature", "0.5", "--saturation", "1.2") == 0
+    assert f"wrote {map_}" in capsys.readouterr().out
+    with Image.open(map_) as image:
+        assert image.mode == "L" and image.size == (70, 50)
+        assert np.asarray(image).max() == 0  # it knows nothing yet
+    out.unlink()
+    refused(capsys, colorize.main, argv, map_, "--overwrite")
+    refused(capsys, colorize.main, [*argv[:-1], out], "is the output")
+    assert not out.exists()
+
+
 def spoilt(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
@@ -95,6 +111,11 @@ def test_bad_input_gets_a_sentence_and_writes_nothing(grey, tmp_path, capsys):
     cut = spoilt(tmp_path, "cut.jpg", jpeg.read_bytes()[:3000])
     text = spoilt(tmp_path, "text.jpg", b"This is no picture. " * 100)
     empty = spoilt(tmp_path, "empty.png", b"")
+    regressing = tmp_path / "ab.safetensors"
+    header = {"kind": "unet", "width": 16}
+    checkpoint.save_weights(
+        regressing, model.init(0, NetworkConfig(**header)), header, {"size": 32}
+    )
     before = set(tmp_path.iterdir())
     for argv, words in (
         ([tmp_path / "nowhere.png", out], ["nowhere.png", "No such file"]),
@@ -114,6 +135,12 @@ def test_bad_input_gets_a_sentence_and_writes_nothing(grey, tmp_path, capsys):
         ([grey, out, "--working-size", "0"], ["--working-size 0"]),
         ([grey, out, "--max-megapixels", "0.001"], ["0.001", "--max-megapixels"]),
         ([grey, out, "--max-megapixels", "nan"], ["--max-megapixels nan"]),
+        ([grey, out, "--temperature", "0"], ["--temperature 0"]),
+        ([grey, out, "--temperature", "-1"], ["--temperature -1"]),
+        ([grey, out, "--saturation", "-0.1"], ["--saturation -0.1"]),
+        ([grey, out, "--temperature", "1", "--weights", regressing], ["no bins"]),
+        ([grey, out, "--confidence", tmp_path / "c.png", "--weights", regressing], ["no bins"]),
+        ([grey, out, "--confidence", tmp_path / "no/c.png"], ["no/c.png"]),
         ([grey, out, "--quality", "best"], ["--quality"]),
         ([grey], ["output"]),
     ):

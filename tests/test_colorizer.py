@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from colorjax import Colorizer, color, colorizer, model
+from colorjax import Colorizer, checkpoint, color, colorizer, model
 from colorjax.model import NetworkConfig
 
 
@@ -105,9 +105,72 @@ def test_arrays_that_are_no_pictures(strong, image, message):
         strong(image)
 
 
-def test_working_size_is_checked():
-    with pytest.raises(ValueError, match="working size is 5"):
-        Colorizer({}, NetworkConfig(), 5)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"working_size": 5}, "working size is 5"),
+        ({"working_size": 64.5}, "working size is 64.5"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"saturation": -1}, "saturation is -1"),
+    ],
+)
+def test_numbers_are_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        Colorizer({}, NetworkConfig(), **values)
+
+
+@pytest.fixture(scope="module")
+def bins():
+    """A network with bins, of strong opinions that differ from place to place."""
+    network = NetworkConfig("unet", 16, "bins")
+    params = model.init(0, network)
+    shape = params["head"]["kernel"].shape
+    params["head"]["kernel"] = 2.0 * jax.random.normal(jax.random.key(0), shape)
+    return params, network
+
+
+def chroma(rgb):
+    return float(np.linalg.norm(color.rgb_to_lab(rgb / np.float32(255))[..., 1:], axis=-1).mean())
+
+
+def test_temperature_and_saturation_make_colour_bolder(bins):
+    image = picture(0, 90, 120)[..., 0]
+    mean, half, none, bold = (
+        chroma(Colorizer(*bins, 32, *values)(image))
+        for values in ((1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.2, 1.0))
+    )
+    assert none < 0.5 < half < 0.8 * mean and mean < bold
+
+
+def test_what_the_weights_say_is_used_unless_another_is_given(bins, tmp_path):
+    params, network = bins
+    path, image = tmp_path / "w.safetensors", picture(0, 40, 50)[..., 0]
+    header = {"kind": "unet", "width": 16, "head": "bins"}
+    summary = {"size": 32, "temperature": 0.5, "saturation": 0.7}
+    checkpoint.save_weights(path, params, header, summary)
+    np.testing.assert_array_equal(
+        Colorizer.load(path)(image), Colorizer(params, network, 32, 0.5, 0.7)(image)
+    )
+    given = Colorizer.load(path, temperature=0.9, saturation=0.1)
+    assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 32)
+    for damaged in ({"temperature": -1}, {"saturation": "much"}, {"size": 3.5}):
+        checkpoint.save_weights(path, params, header, summary | damaged)
+        with pytest.raises(checkpoint.WeightsError, match="w.safetensors"):
+            Colorizer.load(path)
+
+
+def test_confidence_is_high_where_one_bin_stands_out(bins):
+    params, network = bins
+    sure = {**params, "head": {**params["head"], "bias": params["head"]["bias"].at[7].set(200.0)}}
+    lightness, filled = Colorizer(sure, network, 32).shrink(picture(0, 50, 60))
+    _, confidence = Colorizer(sure, network, 32).predict(lightness[None])
+    assert confidence.shape == (1, 8, 8) and confidence.min() > 0.99
+    shown = colorizer.confidence_map(confidence[0], filled, (50, 60))
+    assert shown.shape == (50, 60) and shown.dtype == np.uint8 and shown.min() >= 253
+    even = model.init(0, network)
+    _, confidence = Colorizer(even, network, 32).predict(lightness[None])
+    assert np.abs(confidence).max() < 1e-5
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.

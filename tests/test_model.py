@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colorjax import model
+from colorjax import model, palette
 from colorjax.model import NetworkConfig
 
 NETWORKS = [NetworkConfig("paper"), NetworkConfig("unet", 16)]
@@ -70,6 +70,15 @@ def test_a_picture_does_not_depend_on_its_batch(config):
     np.testing.assert_allclose(together, alone, atol=1e-3)
 
 
+def test_a_network_with_bins_has_a_logit_for_each():
+    config = NetworkConfig("unet", 16, "bins")
+    assert len(palette.bins()) == model.BINS
+    logits = apply(disturbed(model.init(0, config)), config, jnp.full((2, 33, 16), 50.0))
+    assert logits.shape == (2, 9, 4, model.BINS) and jnp.isfinite(logits).all()
+    extra = size(model.shapes(config)) - size(model.shapes(NetworkConfig("unet", 16)))
+    assert extra == 17 * model.BINS - (16 * 9 + 1) * 2  # a 1×1 head in place of a 3×3 one
+
+
 def test_init_follows_the_seed():
     config = NETWORKS[1]
     same, other = model.init(3, config), model.init(4, config)
@@ -89,8 +98,14 @@ def test_bfloat16_is_near_float32(config):
 
 
 @pytest.mark.parametrize(
-    "values", [{"kind": "resnet"}, {"width": 0}, {"width": 24}, {"width": 1024}]
+    "values",
+    [{"kind": "resnet"}, {"width": 0}, {"width": 24}, {"width": 1024}, {"head": "lab"}],
 )
 def test_configuration_says_what_is_wrong(values):
     with pytest.raises(ValueError, match=str(next(iter(values.values())))):
         NetworkConfig(**values)
+
+
+def test_the_papers_network_has_no_bins():
+    with pytest.raises(ValueError, match="head is 'bins': the paper network's must be 'ab'"):
+        NetworkConfig("paper", head="bins")

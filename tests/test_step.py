@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from colorjax import augment, color, step
+from colorjax import augment, color, loss, palette, step
 from colorjax.model import NetworkConfig
 
 CONFIG = step.StepConfig(NetworkConfig("unet", 16), size=32, lr=3e-3)
+VIVID = step.StepConfig(NetworkConfig("unet", 16, "bins"), size=32, lr=3e-3, film=0, ageing=0)
 
 
 def photographs(count: int = 8, side: int = 36) -> np.ndarray:
@@ -80,10 +81,68 @@ def test_ema_forgets_its_start():
 
 def test_prediction_keeps_lightness():
     state, _ = run(CONFIG, 10, photographs())
-    prediction = step.predict(CONFIG, state.params, photographs())
+    losses, ab = step.evaluate(CONFIG, state.params, state.rarity, photographs(), np.ones(1))
+    assert losses.shape == (8,) and ab.shape == (1, 8, 8, 8, 2)
     truth = step.centre_crops(photographs(), CONFIG.size)
+    prediction = step.colour_up(color.lightness(truth), ab[0])
     error = jnp.abs(color.lightness(prediction) - color.lightness(truth)).max()
     assert prediction.shape == (8, 32, 32, 3) and error < 0.5
+
+
+def vivid_state(images):
+    histogram = palette.histogram(color.rgb_to_lab(images / 255.0)[..., 1:])
+    return step.create_state(VIVID, 100, histogram=histogram)
+
+
+def test_vivid_begins_with_the_frequencies_and_learns():
+    images = photographs()
+    state = vivid_state(images)
+    start, ab = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
+    assert ab.shape == (2, 8, 8, 8, 2) and np.ptp(ab[0], (0, 1, 2)).max() < 1e-3  # one colour yet
+    state, _ = run(VIVID, 60, images, state=state)
+    end, ab = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
+    assert end.mean() < 0.8 * start.mean()
+    # What is learnt is where which colour is; a lower temperature is bolder.
+    truth = step.reduced_truth(VIVID, images)[..., 1:]
+    mean = truth.mean((0, 1, 2))
+    assert jnp.abs(ab[0] - truth).mean() < 0.8 * jnp.abs(mean - truth).mean()
+    assert (
+        jnp.linalg.norm(ab[1] - mean, axis=-1).mean()
+        > jnp.linalg.norm(ab[0] - mean, axis=-1).mean()
+    )
+
+
+def test_rare_colours_weigh_more():
+    """Two answers equally wrong in their share of pixels: the one that misses the rare is worse."""
+    common, rare = jnp.array([20.0, 30.0]), jnp.array([-40.0, 20.0])
+    target = jnp.broadcast_to(common, (1, 10, 10, 2)).at[:, 0].set(rare)
+    rarity = palette.rarity_weights(palette.histogram(target))
+    sure = 6 * palette.encode(target)
+    misses_rare = sure.at[:, 0].set(0)
+    misses_common = sure.at[:, 1].set(0)
+    losses = [loss.cross_entropy(x, target, rarity)[0] for x in (sure, misses_common, misses_rare)]
+    assert losses[0] < losses[1] < losses[2]
+    even = [loss.cross_entropy(x, target, jnp.ones(261))[0] for x in (misses_common, misses_rare)]
+    assert even[0] == pytest.approx(even[1], rel=1e-5)
+
+
+def test_losses_by_hand():
+    """Cross-entropy of an even answer is log 261; Huber's is quadratic, then linear."""
+    target = jnp.array([3.0, -4.0]).reshape(1, 1, 1, 2)
+    even = loss.cross_entropy(jnp.zeros((1, 1, 1, 261)), target, jnp.full(261, 2.0))
+    assert even[0] == pytest.approx(2 * np.log(261))
+    assert loss.huber(target + 5.0, target)[0] == pytest.approx(0.5 * 0.5**2)
+    assert loss.huber(target + 30.0, target)[0] == pytest.approx(3 - 0.5)
+    assert loss.mean_squared_error(target + 64.0, target)[0] == pytest.approx(0.25)
+
+
+def test_rmsprop_divides_by_the_gradients_running_size():
+    config = dataclasses.replace(CONFIG, optimizer="rmsprop", weight_decay=0.0, clip=1e9)
+    optimizer = step._optimizer(config)
+    params, gradient = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 4.0)}
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    # The mean square begins at 0 and has taken up a tenth of 4².
+    assert update["kernel"][0, 0] == pytest.approx(4 / np.sqrt(0.1 * 16), rel=1e-4)
 
 
 def test_whole_crops_are_the_picture():

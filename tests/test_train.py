@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from conftest import picture, refused
 from PIL import Image
 
 import train
-from colorjax import model, step, validation
+from colorjax import Colorizer, checkpoint, model, step, validation
 
 ROOT = Path(train.__file__).parent
 SMALL = ["--width", "16", "--size", "16", "--batch", "8", "--devices", "1"]
@@ -68,6 +69,28 @@ def test_samples_show_grey_prediction_and_truth(whole):
     np.testing.assert_array_equal(strip[:, 4 * width : 5 * width], grid[:, width : 2 * width])
 
 
+def test_weights_carry_their_calibration(whole):
+    """Temperature and saturation bring the validation photographs to the share asked for."""
+    _, summary = checkpoint.read_header(whole / "weights.safetensors")
+    best = min((line for line in log(whole) if "psnr" in line), key=lambda x: x["validation_loss"])
+    for name in ("temperature", "saturation", "psnr", "psnr_calibrated", "colorfulness"):
+        assert summary[name] == best[name]
+    assert summary["temperature"] in validation.TEMPERATURES and summary["saturation"] > 0
+    loaded = Colorizer.load(whole / "weights.safetensors")
+    assert (loaded.temperature, loaded.saturation) == (
+        summary["temperature"], summary["saturation"]
+    )  # fmt: skip
+
+
+def test_the_papers_preset_regresses(photographs, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--preset", "paper", "--steps", "2", "--validate-every", "1"]
+    assert train.main(command(photographs, out, *options)) == 0
+    network, summary = checkpoint.read_header(out / "weights.safetensors")
+    assert network["head"] == "ab" and summary["saturation"] == 1  # the paper's, as it answers
+    assert "paper network" in capsys.readouterr().out
+
+
 def interrupt_at(monkeypatch, count, number=signal.SIGINT):
     """A signal arrives while batch `count` is being waited for."""
     from colorjax import data
@@ -109,7 +132,7 @@ def states_equal(one, other):
 
         from colorjax import checkpoint
 
-        config = step.StepConfig(model.NetworkConfig("unet", 16), size=16)
+        config = step.StepConfig(model.NetworkConfig("unet", 16, "bins"), size=16)
         checkpoints = checkpoint.Checkpoints(out / "checkpoints")
         restored = checkpoints.restore(checkpoints.newest(), step.create_state(config))
         checkpoints.close()
@@ -126,28 +149,29 @@ def test_resuming_remembers_better_and_worse_validations(
     photographs, tmp_path, monkeypatch, capsys
 ):
     measured = {"uninterrupted": 0, "resumed": 0}
-    values = [20.0, 30.0, 25.0, 24.0, 29.0]  # the best is not the newest, nor the last
+    values = [4.0, 2.5, 3.0, 3.5, 2.75]  # the best is not the newest, nor the last
+
+    measure = validation.Validation.measure
 
     def scripted(run):
-        def psnr(self, prediction):
-            if not hasattr(self, "psnr_constant"):  # the two baselines come first
-                return 10.0
+        def fixed(self, *rest):
             measured[run] += 1
-            return values[measured[run] - 1]
+            loss = values[measured[run] - 1]
+            return dataclasses.replace(measure(self, *rest), validation_loss=loss)
 
-        return psnr
+        return fixed
 
     argv = ["--steps", "10", "--validate-every", "2"]
-    monkeypatch.setattr(validation.Validation, "psnr", scripted("uninterrupted"))
+    monkeypatch.setattr(validation.Validation, "measure", scripted("uninterrupted"))
     assert train.main(command(photographs, tmp_path / "uninterrupted", *argv)) == 0
-    monkeypatch.setattr(validation.Validation, "psnr", scripted("resumed"))
+    monkeypatch.setattr(validation.Validation, "measure", scripted("resumed"))
     with monkeypatch.context() as patch:
         interrupt_at(patch, 6)
         assert train.main(command(photographs, tmp_path / "resumed", *argv)) == 130
     assert train.main(["--out", str(tmp_path / "resumed"), "--resume"]) == 0
     assert measured == {"uninterrupted": 5, "resumed": 5}
     states_equal(tmp_path / "uninterrupted", tmp_path / "resumed")
-    assert "best validation: 30.00 dB at step 4" in capsys.readouterr().out
+    assert "best validation loss: 2.5 at step 4" in capsys.readouterr().out
     one, other = (weights(tmp_path / name) for name in measured)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
@@ -156,7 +180,9 @@ def test_resuming_remembers_better_and_worse_validations(
 
 
 def test_patience_ends_a_run(photographs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(validation.Validation, "psnr", lambda self, prediction: 20.0)
+    measure = validation.Validation.measure
+    same = lambda *rest: dataclasses.replace(measure(*rest), validation_loss=2.0)  # noqa: E731
+    monkeypatch.setattr(validation.Validation, "measure", same)
     out = tmp_path / "run"
     argv = command(photographs, out, "--steps", "20", "--validate-every", "1", "--patience", "3")
     assert train.main(argv) == 0
@@ -220,7 +246,7 @@ def test_minutes_fix_the_steps(photographs, tmp_path, monkeypatch, capsys):
 
 
 def weights_of_seed(seed):
-    return model.init(seed, model.NetworkConfig("unet", 16))
+    return model.init(seed, model.NetworkConfig("unet", 16, "bins"))
 
 
 def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsys):
@@ -232,7 +258,7 @@ def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsy
         np.testing.assert_allclose(after[name], before[name], atol=2e-3)  # one step of lr 1e-3
     unlike = np.abs(before["stem.kernel"] - weights_of_seed(7)["stem"]["kernel"]).mean()
     assert unlike > 0.1  # which weights begun anew would not be
-    other = [*command(photographs, tmp_path / "x", *init), "--network", "paper"]
+    other = [*command(photographs, tmp_path / "x", *init), "--preset", "paper"]
     refused(capsys, train.main, other, "--init", "paper")
     assert not (tmp_path / "x").exists()
 
@@ -262,8 +288,9 @@ def test_not_a_number_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
 
 
 def test_a_diverged_network_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
-    black = np.full((2, 16, 16, 3), np.nan, np.float32)
-    monkeypatch.setattr(validation.Validation, "predict", lambda self, params: black)
+    predict = validation.Validation.predict
+    lost = lambda *rest: (float("nan"), predict(*rest)[1])  # noqa: E731
+    monkeypatch.setattr(validation.Validation, "predict", lost)
     argv = command(photographs, tmp_path / "run", "--steps", "8", "--validate-every", "2")
     refused(capsys, train.main, argv, "after step 2", "not finite", "--lr")
     assert not (tmp_path / "run/weights.safetensors").exists()
@@ -375,9 +402,12 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
         ("--size", "30"), ("--size", "100000"), ("--val-fraction", "1"), ("--film", "2"),
         ("--width", "17"), ("--epochs", "0"), ("--seed", "-1"), ("--devices", "99"),
         ("--steps", "0"), ("--minutes", "0"), ("--steps", "3000000000"),
+        ("--rarity", "1.5"), ("--huber", "-1"), ("--colorfulness", "2"), ("--head", "lab"),
         ("--preset", "best"), ("--dtype", "int8"), ("--lr", "fast"), ("--patience", "-1"),
     ):  # fmt: skip
         refused(capsys, train.main, [*command(photographs, new), option, value], option, value)
+    bins = [*command(photographs, new), "--network", "paper"]
+    refused(capsys, train.main, bins, "--head", "bins", "paper")
     refused(
         capsys, train.main, [*command(photographs, new), "--devices", "3"], "--batch 8", "3 devices"
     )

@@ -1,0 +1,90 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+
+from colorjax import color, metrics, model, step, validation
+from colorjax.data import Pool
+from colorjax.model import NetworkConfig
+
+CONFIG = step.StepConfig(NetworkConfig("unet", 16), size=32)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    images = np.stack([picture(number, 36, 36) for number in range(6)])
+    return Pool(images, np.arange(6, dtype=np.uint64), [str(n) for n in range(6)], {}, "", Path())
+
+
+def make(pool, share=0.0, rows=6, config=CONFIG):
+    mean, histogram = validation.colours(pool, np.arange(rows))
+    rarity = step.create_state(config, histogram=histogram).rarity
+    return validation.Validation(config, pool, np.arange(rows), mean, rarity, share)
+
+
+def muted(pool, factor):
+    """An answer in place of a network's: the truth with less of its colour."""
+    truth = step.reduced_truth(CONFIG, pool.images)[..., 1:]
+    return lambda params: (0.1, factor * np.asarray(truth)[None])
+
+
+def test_baselines_are_those_of_a_hand(pool):
+    held_out = make(pool)
+    truth = step.centre_crops(pool.images, 32)
+    lightness = color.lightness(truth)
+    for ab, measured in (
+        (np.zeros(2), held_out.psnr_grey),
+        (np.asarray(color.rgb_to_lab(pool.images / np.float32(255))[..., 1:]).mean((0, 1, 2)),
+         held_out.psnr_constant),
+    ):  # fmt: skip
+        everywhere = np.broadcast_to(ab, (6, 32, 32, 2)).astype(np.float32)
+        lab = np.concatenate([lightness[..., None], everywhere], axis=-1)
+        answer = np.round(255 * np.asarray(color.fit_gamut(lab))) / 255
+        assert measured == pytest.approx(float(metrics.psnr(answer, truth).mean()), abs=0.01)
+
+
+def test_a_new_network_answers_as_grey_does(pool):
+    held_out = make(pool)
+    measured = held_out.measure(model.init(0, CONFIG.network), samples=2)
+    assert measured.psnr == pytest.approx(held_out.psnr_grey, abs=0.01)
+    assert measured.colorfulness < 0.02 and measured.samples.shape == (2, 32, 32, 3)
+    assert measured.saturation == measured.temperature == 1
+    assert "samples" not in measured.figures() and measured.figures()["saturation"] == 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_calibration_reaches_the_share_asked_for(pool, share, monkeypatch):
+    held_out = make(pool, share)
+    monkeypatch.setattr(held_out, "predict", muted(pool, 0.4))
+    measured = held_out.measure({})
+    # Half of chroma is half of colourfulness, as nearly as opponents are linear in ab.
+    assert measured.colorfulness == pytest.approx(0.4, abs=0.08)
+    assert measured.saturation == pytest.approx(share / 0.4, rel=0.2)
+    lab = np.array(step.reduced_truth(CONFIG, pool.images))
+    lab[..., 1:] *= 0.4 * measured.saturation
+    reached = color.colorfulness(color.fit_gamut(lab), absolute=True).mean()
+    lab = step.reduced_truth(CONFIG, pool.images)
+    truth = color.colorfulness(color.fit_gamut(lab), absolute=True).mean()
+    assert reached / truth == pytest.approx(share, abs=0.01)
+    better = measured.psnr_calibrated > measured.psnr
+    assert better == (share > 0.4)  # nearer to the truth is better, and away from it worse
+
+
+def test_saturation_of_a_network_without_colour_stays_within_bounds(pool):
+    measured = make(pool, 0.6).measure(model.init(0, CONFIG.network))
+    assert measured.saturation == validation.MOST_SATURATION
+
+
+def test_filling_the_last_batch_changes_nothing(pool, monkeypatch):
+    config = dataclasses.replace(CONFIG, network=NetworkConfig("unet", 16, "bins"))
+    params = step.create_state(config).params
+    whole = make(pool, config=config)
+    monkeypatch.setattr(validation, "_BATCH", 4)  # six photographs: two batches, two filled up
+    parts = make(pool, config=config)
+    assert parts.truth.shape == whole.truth.shape
+    one, other = whole.predict(params), parts.predict(params)
+    assert one[1].shape == (len(validation.TEMPERATURES), 6, 8, 8, 2)
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    np.testing.assert_allclose(one[1], other[1], atol=1e-3)
