@@ -1,9 +1,10 @@
-"""Colour a black-and-white photograph, at its own resolution, its lightness untouched."""
+"""Colour black-and-white photographs, at their own resolution, their lightness untouched."""
 
 import argparse
 import dataclasses
 import os
 import sys
+import time
 from pathlib import Path
 
 # Colouring one photograph: XLA's chatter about the machine is of no use to anyone.
@@ -12,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from colorjax import config, files
 from colorjax.checkpoint import WeightsError
 from colorjax.colorizer import Colorizer, confidence_map
+from colorjax.config import ConfigError
 
 
 def check(options: argparse.Namespace) -> None:
@@ -23,53 +25,104 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
             flag = "--" + name.replace("_", "-")
-            raise config.ConfigError(f"{flag} {value:g}: it must be from {low:g} to {high:g}")
+            raise ConfigError(f"{flag} {value:g}: it must be from {low:g} to {high:g}")
+
+
+def one(options: argparse.Namespace, source: Path, target: Path) -> int:
+    """Colour a photograph; the exit status."""
+    if source.exists() and target.exists() and source.samefile(target):
+        raise ConfigError(f"{target} is the input itself: name another output")
+    files.check_output(target, options.overwrite)
+    if options.confidence:
+        if Path(options.confidence).absolute() == target.absolute():
+            raise ConfigError(f"--confidence {target} is the output: name another file")
+        files.check_output(options.confidence, options.overwrite)
+    photograph = files.read(source, options.max_megapixels)
+    colorizer = load(options)
+    lightness, filled = colorizer.shrink(photograph.pixels)
+    ab, confidence = colorizer.predict(lightness[None])
+    height, width = photograph.pixels.shape[:2]
+    if options.confidence:
+        if confidence is None:
+            raise ConfigError(f"--confidence {options.confidence}: these weights have no bins and "
+                              "do not say how sure they are")  # fmt: skip
+        grey = files.Photograph(confidence_map(confidence[0], filled, (height, width)))
+        files.write(options.confidence, grey, options.quality, options.overwrite)
+    pixels = colorizer.join(photograph.pixels, ab[0], filled)
+    coloured = dataclasses.replace(photograph, pixels=pixels)
+    notes = files.write(target, coloured, options.quality, options.overwrite)
+    for note in (*photograph.notes, *notes):
+        print(f"note: {note}")
+    print(f"wrote {target} ({width} × {height})")
+    if options.confidence:
+        print(f"wrote {options.confidence}")
+    return 0
+
+
+def many(options: argparse.Namespace, source: Path, target: Path) -> int:
+    """Colour a folder, but for what is done already; the exit status."""
+    from colorjax import folder, report
+
+    if options.confidence:
+        raise ConfigError(f"--confidence {options.confidence}: it is of one photograph, and "
+                          f"{source} is a folder")  # fmt: skip
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target} is a file and {source} a folder: name a folder")
+    if target.exists() and source.samefile(target):
+        raise ConfigError(f"{target} is the input itself: name another folder")
+    pairs = folder.pairs(source, target)
+    if not pairs:
+        raise ConfigError(f"{source} holds no photographs ({' '.join(files.SUFFIXES)})")
+    todo = [pair for pair in pairs if options.overwrite or not pair[1].exists()]
+    before = len(pairs) - len(todo)
+    if before:
+        print(f"{before} of {len(pairs)} photographs are done already (--overwrite redoes them)")
+    if not todo:
+        return 0
+    colorizer, bar = load(options), report.Bar("colouring")
+    start = time.monotonic()
+
+    def progress(done: int) -> None:
+        bar.update(done, len(todo), f"{done / (time.monotonic() - start):.1f} photographs/s")
+
+    try:
+        outcome = folder.colorize(colorizer, todo, options.quality, options.max_megapixels,
+                                  options.overwrite, progress)  # fmt: skip
+    except KeyboardInterrupt:
+        bar.close()
+        print("colorize.py: interrupted; the same command goes on with the rest", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+    for note, count in outcome.notes.items():
+        print(f"note: {note} ({count} photographs)" if count > 1 else f"note: {note}")
+    print(f"coloured {outcome.coloured} of {len(todo)} photographs into {target}")
+    for failure in outcome.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if outcome.failures else 0
+
+
+def load(options: argparse.Namespace) -> Colorizer:
+    """The network that the command line asks for."""
+    config.use_compilation_cache()
+    return Colorizer.load(
+        options.weights, options.working_size, options.temperature, options.saturation
+    )
 
 
 def run(argv: list[str] | None) -> int:
     """Colour as the command line says; the exit status."""
     options = config.colorize_parser().parse_args(argv)
-    source, target = Path(options.input), Path(options.output)
     check(options)
-    if source.exists() and target.exists() and source.samefile(target):
-        raise config.ConfigError(f"{target} is the input itself: name another output")
-    files.check_output(target, options.overwrite)
-    if options.confidence:
-        if Path(options.confidence).absolute() == target.absolute():
-            raise config.ConfigError(f"--confidence {target} is the output: name another file")
-        files.check_output(options.confidence, options.overwrite)
-    photograph = files.read(source, options.max_megapixels)
-    config.use_compilation_cache()
-    colorizer = Colorizer.load(
-        options.weights, options.working_size, options.temperature, options.saturation
-    )
-    lightness, filled = colorizer.shrink(photograph.pixels)
-    ab, confidence = colorizer.predict(lightness[None])
-    height, width = photograph.pixels.shape[:2]
-    wrote = [f"{target} ({width} × {height})"]
-    if options.confidence:
-        if confidence is None:
-            raise config.ConfigError(f"--confidence {options.confidence}: these weights have no "
-                                     "bins and do not say how sure they are")  # fmt: skip
-        grey = files.Photograph(confidence_map(confidence[0], filled, (height, width)))
-        files.write(options.confidence, grey, options.quality, options.overwrite)
-        wrote.append(options.confidence)
-    coloured = dataclasses.replace(
-        photograph, pixels=colorizer.join(photograph.pixels, ab[0], filled)
-    )
-    notes = files.write(target, coloured, options.quality, options.overwrite)
-    for note in (*photograph.notes, *notes):
-        print(f"note: {note}")
-    for name in wrote:
-        print(f"wrote {name}")
-    return 0
+    source, target = Path(options.input), Path(options.output)
+    return (many if source.is_dir() else one)(options, source, target)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
         return run(argv)
-    except (config.ConfigError, files.FileError, WeightsError, OSError) as error:
+    except (ConfigError, files.FileError, WeightsError, OSError) as error:
         print(f"colorize.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

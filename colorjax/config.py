@@ -237,17 +237,19 @@ def colorize_parser() -> argparse.ArgumentParser:
     """The command line of colorize.py."""
     parser = argparse.ArgumentParser(
         prog="colorize.py",
-        description="Colour a black-and-white photograph at its own resolution. A colour "
-        "photograph's own colour is ignored.",
+        description="Colour a black-and-white photograph, or a folder of them, at their own "
+        "resolution. A colour photograph's own colour is ignored.",
         epilog="examples:\n"
         "  python colorize.py old.jpg new.png\n"
+        "  python colorize.py scans coloured\n"
         "  python colorize.py old.jpg new.png --saturation 1.5\n"
         "  python colorize.py old.tif new.tif --weights runs/vivid/weights.safetensors",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("input", help="the photograph")
-    parser.add_argument("output", help="the file to write; its ending says the format")
+    parser.add_argument("input", help="the photograph, or a folder of photographs")
+    parser.add_argument("output", help="the file to write, whose ending says the format; "
+                        "or the folder, which keeps names and tree")  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="of a trained network "
                         "(default: those that come with colorjax)")  # fmt: skip
     parser.add_argument("--working-size", type=int, metavar="PIXELS", help="size of the copy that "
@@ -262,5 +264,6 @@ def colorize_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quality", type=int, default=95, help="of JPEG output (default: 95)")
     parser.add_argument("--max-megapixels", type=float, default=500, metavar="N",
                         help="refuse larger photographs (default: 500)")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output; in "
+                        "a folder, redo what is done")  # fmt: skip
     return parser

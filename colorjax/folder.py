@@ -1,0 +1,146 @@
+"""A folder of photographs → the same tree in colour, one after another and overlapped.
+
+Threads read and shrink, the network takes pictures of one working shape in batches, threads join
+and write. How much is held in memory is bounded by pixels, not by the number of photographs.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from colorjax import files
+from colorjax.colorizer import Colorizer
+
+# Pictures of one shape that the network takes at a time: always so many, if need be with copies,
+# so that each of the nine shapes is compiled but once.
+BATCH = 8
+_HELD = 48_000_000  # pixels read and not yet written, beyond which no further file is opened
+_THREADS = 2  # that read, and as many that write
+
+Pair = tuple[Path, Path]  # a photograph, and the file to write
+
+
+@dataclass
+class Outcome:
+    """What became of a folder."""
+
+    coloured: int = 0
+    failures: list[str] = field(default_factory=list)  # one sentence each
+    notes: Counter[str] = field(default_factory=Counter)  # what could not be kept, and how often
+
+
+@dataclass(frozen=True)
+class _Shrunk:
+    """A photograph that waits for the network."""
+
+    target: Path
+    photograph: files.Photograph
+    lightness: np.ndarray
+    filled: tuple[float, float]
+
+    @property
+    def pixels(self) -> int:
+        height, width = self.photograph.pixels.shape[:2]
+        return height * width
+
+
+def pairs(source: str | Path, target: str | Path) -> list[Pair]:
+    """Each photograph in `source` and its subfolders, and where it goes: `target` with that tree.
+
+    Names stay; a kind of file that cannot be written in colour (GIF, PGM, PBM, PNM) gets `.png`
+    after its name. What lies in `target` is left out, should that be inside `source`.
+    """
+    source, target = Path(source), Path(target)
+    inside = target.resolve()
+    found = []
+    for path in files.list_images(source):
+        if not path.resolve().is_relative_to(inside):
+            out = target / path.relative_to(source)
+            keeps = path.suffix.lower() in files.OUTPUT_SUFFIXES
+            found.append((path, out if keeps else out.with_name(f"{out.name}.png")))
+    return found
+
+
+def colorize(
+    colorizer: Colorizer,
+    todo: Iterable[Pair],
+    quality: int = 95,
+    max_megapixels: float = 500,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Outcome:
+    """Colour photographs, going on after those that fail.
+
+    Args:
+        colorizer: of the network.
+        todo: as `pairs` gives them; folders are made as needed.
+        quality: of JPEG.
+        max_megapixels: larger photographs are refused.
+        overwrite: replace what is there.
+        progress: called with the number of photographs done or failed.
+
+    Interrupted, it finishes what it is writing: every file is whole or not there.
+    """
+    outcome, waiting, held, done = Outcome(), iter(todo), 0, 0
+    reading: set[Future] = set()
+    writing: dict[Future, _Shrunk] = {}
+    shapes: dict[tuple[int, ...], list[_Shrunk]] = defaultdict(list)
+    exhausted = False
+
+    def read(pair: Pair) -> _Shrunk:
+        photograph = files.read(pair[0], max_megapixels)
+        return _Shrunk(pair[1], photograph, *colorizer.shrink(photograph.pixels))
+
+    def write(shrunk: _Shrunk, ab: np.ndarray) -> tuple[str, ...]:
+        photograph = shrunk.photograph
+        pixels = colorizer.join(photograph.pixels, ab, shrunk.filled)
+        shrunk.target.parent.mkdir(parents=True, exist_ok=True)
+        notes = files.write(shrunk.target, replace(photograph, pixels=pixels), quality, overwrite)
+        return (*photograph.notes, *notes)
+
+    with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
+        try:
+            while True:
+                while not exhausted and held < _HELD and len(reading) < 2 * _THREADS:
+                    if (pair := next(waiting, None)) is None:
+                        exhausted = True
+                    else:
+                        reading.add(readers.submit(read, pair))
+                largest = max(shapes.values(), key=len, default=[])
+                stuck = not reading or held >= _HELD
+                if largest and (stuck or len(largest) >= BATCH):
+                    group = largest[:BATCH]
+                    del largest[:BATCH]
+                    lightness = np.stack([shrunk.lightness for shrunk in group])
+                    filled = np.resize(lightness, (BATCH, *lightness.shape[1:]))
+                    for shrunk, ab in zip(group, colorizer.predict(filled)[0], strict=False):
+                        writing[writers.submit(write, shrunk, ab)] = shrunk
+                elif not reading and not writing:
+                    return outcome
+                else:
+                    finished, _ = wait({*reading, *writing}, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        written = writing.pop(future, None)
+                        reading.discard(future)
+                        try:
+                            result = future.result()
+                        except (files.FileError, OSError, MemoryError) as error:
+                            outcome.failures.append(str(error) or "out of memory")
+                        else:
+                            if isinstance(result, _Shrunk):
+                                shapes[result.lightness.shape].append(result)
+                                held += result.pixels
+                                continue
+                            outcome.coloured += 1
+                            outcome.notes.update(result)
+                        held -= written.pixels if written else 0
+                        done += 1
+                        progress(done)
+        except BaseException:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
+            raise

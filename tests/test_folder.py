@@ -1,0 +1,229 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture, refused
+from PIL import Image
+
+import colorize
+from colorjax import Colorizer, checkpoint, color, files, folder, model
+from colorjax.model import NetworkConfig
+
+ROOT = Path(colorize.__file__).parent
+NAMES = ["a.png", "b.jpg", "album/c.tif", "album/deep er/d.gif", "album/e.pgm", "f.PNG"]
+OUT = ["a.png", "b.jpg", "album/c.tif", "album/deep er/d.gif.png", "album/e.pgm.png", "f.PNG"]
+
+
+@pytest.fixture
+def scans(tmp_path):
+    place = tmp_path / "scans"
+    for number, name in enumerate(NAMES):
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (40 + 5 * number, 60) if number % 2 else (60, 40 + 5 * number)
+        Image.fromarray(picture(number, *size)[..., 0]).save(path)
+    (place / "notes.txt").write_text("not a picture")
+    return place
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A network of strong colours."""
+    path = tmp_path_factory.mktemp("weights") / "loud.safetensors"
+    header = {"kind": "unet", "width": 16}
+    params = model.init(0, NetworkConfig(**header))
+    random = np.random.default_rng(0)
+    loud = random.standard_normal(params["head"]["kernel"].shape, np.float32)
+    params["head"]["kernel"] = 0.1 * loud
+    checkpoint.save_weights(path, params, header, {"size": 32})
+    return path
+
+
+def run(*argv):
+    return colorize.main([str(word) for word in argv])
+
+
+def lightness(pixels):
+    values = pixels / np.float32(255)
+    return color.lightness(values) if values.ndim == 3 else color.grey_lightness(values)
+
+
+def tree(place):
+    return sorted(str(p.relative_to(place)) for p in place.rglob("*") if p.is_file())
+
+
+def test_the_tree_and_names_are_kept(scans, weights, tmp_path, capsys):
+    out = tmp_path / "coloured"
+    assert run(scans, out, "--weights", weights) == 0
+    assert tree(out) == sorted(OUT)
+    assert f"coloured 6 of 6 photographs into {out}" in capsys.readouterr().out
+    for name, coloured in zip(NAMES, OUT, strict=True):
+        before, after = files.read(scans / name), files.read(out / coloured)
+        assert after.pixels.shape == (*before.pixels.shape[:2], 3)
+        lossless = not name.endswith("jpg")
+        error = lightness(after.pixels) - lightness(before.pixels)
+        assert np.abs(error).max() < (0.5 if lossless else 8)
+
+
+def test_alone_and_in_a_folder_a_photograph_comes_out_the_same(scans, weights, tmp_path):
+    out = tmp_path / "coloured"
+    assert run(scans, out, "--weights", weights) == 0
+    for name, coloured in zip(NAMES, OUT, strict=True):
+        if name.endswith("jpg"):
+            continue
+        alone = tmp_path / "alone.png"
+        assert run(scans / name, alone, "--weights", weights, "--overwrite") == 0
+        one, other = files.read(alone).pixels.astype(int), files.read(out / coloured).pixels
+        assert np.abs(one - other).max() <= 1  # sums in another order, then rounding
+        assert np.ptp(one, axis=-1).max() > 20
+
+
+def test_what_is_done_is_skipped_unless_asked(scans, weights, tmp_path, capsys):
+    out = tmp_path / "coloured"
+    assert run(scans, out, "--weights", weights) == 0
+    (out / "a.png").write_bytes(b"mine")
+    (out / "album/c.tif").unlink()
+    capsys.readouterr()
+    assert run(scans, out, "--weights", weights) == 0
+    said = capsys.readouterr().out
+    assert "5 of 6 photographs are done already" in said and "coloured 1 of 1" in said
+    assert (out / "a.png").read_bytes() == b"mine" and (out / "album/c.tif").exists()
+    assert run(scans, out, "--weights", weights, "--overwrite") == 0
+    assert files.read(out / "a.png").pixels.ndim == 3
+    assert run(scans, out, "--weights", weights) == 0
+    assert "6 of 6 photographs are done already" in capsys.readouterr().out
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(scans, weights, tmp_path, capsys):
+    (scans / "broken.jpg").write_bytes((scans / "b.jpg").read_bytes()[:300])
+    (scans / "empty.png").touch()
+    (scans / "album/text.png").write_text("no picture")
+    out = tmp_path / "coloured"
+    assert run(scans, out, "--weights", weights) == 1
+    said = capsys.readouterr()
+    assert "coloured 6 of 9" in said.out and tree(out) == sorted(OUT)
+    failures = said.err.strip().splitlines()
+    assert len(failures) == 3
+    for name in ("broken.jpg", "empty.png", "text.png"):
+        assert any(line.startswith("failed: ") and name in line for line in failures)
+
+
+def test_notes_are_counted(scans, weights, tmp_path, capsys):
+    for number in range(3):
+        Image.fromarray(picture(number, 20, 30)).convert("CMYK").save(scans / f"k{number}.jpg")
+    assert run(scans, tmp_path / "out", "--weights", weights) == 0
+    notes = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note: ")]
+    assert len(notes) == 1 and "(3 photographs)" in notes[0]
+
+
+def test_an_output_inside_the_input_is_not_coloured_again(scans, weights):
+    assert run(scans, scans / "coloured", "--weights", weights) == 0
+    assert run(scans, scans / "coloured", "--weights", weights, "--overwrite") == 0
+    assert tree(scans / "coloured") == sorted(OUT)
+
+
+def test_fifty_sizes_compile_the_network_nine_times_at_most(tmp_path, weights):
+    from colorjax import colorizer
+
+    random = np.random.default_rng(0)
+    place, out = tmp_path / "many", tmp_path / "out"
+    place.mkdir()
+    for number, (height, width) in enumerate(random.integers(8, 120, (50, 2))):
+        grey = number % 2
+        pixels = picture(number, height, width)
+        Image.fromarray(pixels[..., 0] if grey else pixels).save(place / f"{number}.png")
+    before = colorizer._predict._cache_size()
+    assert run(place, out, "--weights", weights) == 0
+    assert len(tree(out)) == 50
+    assert 0 < colorizer._predict._cache_size() - before <= 9
+
+
+def test_what_is_held_is_bounded(tmp_path, weights, monkeypatch):
+    """Reading waits while more pixels than allowed are read and not yet written."""
+    place = tmp_path / "many"
+    place.mkdir()
+    for number in range(24):
+        Image.fromarray(picture(number, 50, 50)[..., 0]).save(place / f"{number:02}.png")
+    monkeypatch.setattr(folder, "_HELD", 4 * 2500)
+    lock, now, most = threading.Lock(), 0, 0
+    read, write = files.read, files.write
+
+    def counted_read(*rest):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        return read(*rest)
+
+    def counted_write(*rest):
+        nonlocal now
+        time.sleep(0.02)
+        result = write(*rest)
+        with lock:
+            now -= 1
+        return result
+
+    monkeypatch.setattr(files, "read", counted_read)
+    monkeypatch.setattr(files, "write", counted_write)
+    pairs = folder.pairs(place, tmp_path / "out")
+    outcome = folder.colorize(Colorizer.load(weights), pairs)
+    assert outcome.coloured == 24
+    assert most <= 4 + 2 * folder._THREADS  # the allowance, and what was being read meanwhile
+
+
+def test_killed_it_goes_on_where_it_was(tmp_path, weights):
+    place, out = tmp_path / "many", tmp_path / "out"
+    place.mkdir()
+    for number in range(60):
+        Image.fromarray(picture(number, 300, 300)[..., 0]).save(place / f"{number:02}.png")
+    argv = [sys.executable, str(ROOT / "colorize.py"), str(place), str(out),
+            "--weights", str(weights)]  # fmt: skip
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while len(list(out.glob("*.png"))) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole = [path for path in out.glob("*.png") if files.read(path).pixels.shape == (300, 300, 3)]
+    assert 3 <= len(whole) == len(list(out.glob("*.png"))) < 60
+    times = {path: path.stat().st_mtime_ns for path in whole}
+    assert run(place, out, "--weights", weights) == 0
+    assert len(list(out.glob("*.png"))) == 60
+    assert all(path.stat().st_mtime_ns == at for path, at in times.items())
+
+
+def test_interrupted_it_says_how_to_go_on(scans, weights, tmp_path, monkeypatch, capsys):
+    def interrupted(self, lightness):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Colorizer, "predict", interrupted)
+    assert run(scans, tmp_path / "out", "--weights", weights) == 130
+    assert "goes on with the rest" in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be(scans, weights, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(capsys, colorize.main, [empty, tmp_path / "out"], "empty", "no photographs")
+    refused(capsys, colorize.main, [scans, scans], "input itself")
+    refused(capsys, colorize.main, [scans, scans / "a.png"], "a.png", "name a folder")
+    confidence = [scans, tmp_path / "out", "--confidence", tmp_path / "c.png"]
+    refused(capsys, colorize.main, confidence, "--confidence", "one photograph")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_fails_each_photograph(scans, weights, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(scans, out)
+    (out / "album").chmod(0o500)
+    assert run(scans, out, "--weights", weights, "--overwrite") == 1
+    assert "album" in capsys.readouterr().err
