@@ -5,9 +5,9 @@ scaled up bicubically and joined to the photograph's own lightness at its own re
 piece, so memory does not depend on what the network would need for all of it.
 """
 
-import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from math import inf, log
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,30 @@ from colorjax.model import NetworkConfig, Params
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
 
 _PIECE = 1 << 18  # pixels joined with their colour at a time: one compiled program for any size
-_WIDEST = 3.0  # aspect ratio up to which a picture's shape has a working shape of its own
+_STRETCH = 1.1  # how far a picture's aspect may be changed to fill a working shape
 
 
-def working_shape(height: int, width: int, size: int, stride: int) -> tuple[int, int]:
-    """The working shape nearest in aspect to a picture: one of nine of about `size`² pixels.
+@cache
+def working_shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
+    """Nine shapes, rows and columns, of about `size`² pixels and of aspects from 1:3 to 3:1.
 
-    So few shapes mean few compilations, and a picture's surroundings in a batch never matter.
-    Rows and columns are multiples of `stride`.
+    So few mean few compilations, and a picture's surroundings in a batch never matter. Rows and
+    columns are multiples of `stride`: aspects in equal steps, as nearly as that allows, and areas
+    a third as near.
     """
-    step = _WIDEST ** (1 / 4)
-    index = int(np.clip(np.round(np.log(width / height) / np.log(step)), -4, 4))
-    ratio = step**index
-    rows, columns = (max(1, round(side / stride)) * stride for side in
-                     (size / ratio**0.5, size * ratio**0.5))  # fmt: skip
-    return rows, columns
+
+    def shape(aspect: float) -> tuple[int, int]:
+        def error(shape: tuple[int, int]) -> float:
+            rows, columns = shape
+            return 3 * abs(log(columns / rows / aspect)) + abs(log(rows * columns / size**2))
+
+        sides = range(stride, 2 * size + 2 * stride, stride)
+        near = ((side, max(1, round(side * aspect / stride) + more) * stride)
+                for side in sides for more in (-1, 0, 1))  # fmt: skip
+        return min(near, key=error)
+
+    wide = [shape(3 ** (step / 4)) for step in range(5)]
+    return (*wide, *((columns, rows) for rows, columns in wide[1:]))
 
 
 @jax.jit
@@ -103,8 +112,8 @@ class Colorizer:
                 16 <= working_size <= 2048 and isinstance(working_size, int),
                 "a whole number from 16 to 2048",
             ),
-            ("temperature", temperature, 0 < temperature < math.inf, "above 0"),
-            ("saturation", saturation, 0 <= saturation < math.inf, "0 or more"),
+            ("temperature", temperature, 0 < temperature < inf, "above 0"),
+            ("saturation", saturation, 0 <= saturation < inf, "0 or more"),
         ):
             if not holds:
                 raise ValueError(f"{name} is {value}: it must be {what}")
@@ -181,7 +190,10 @@ class Colorizer:
         if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
             raise ValueError(f"image has the shape {image.shape}: it must be H W or H W 3")
         height, width = image.shape[:2]
-        rows, columns = working_shape(height, width, self.working_size, self.network.stride)
+        rows, columns = min(
+            working_shapes(self.working_size, self.network.stride),
+            key=lambda shape: abs(log(shape[1] / shape[0] * height / width)),
+        )
         inner = _inside(height, width, rows, columns)
         small = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
         small = Image.fromarray(np.ascontiguousarray(small))
@@ -233,12 +245,15 @@ class Colorizer:
 
 
 def _inside(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
-    """The part of a working shape that a picture fills: all of it, unless it is far longer."""
-    aspect = width / height
-    if aspect > _WIDEST**1.125:
-        return max(1, round(columns / aspect)), columns
-    if aspect < _WIDEST**-1.125:
-        return rows, max(1, round(rows * aspect))
+    """The part of a working shape that a picture fills, so that its aspect is off by 10 % at most.
+
+    All of it where the shape's own aspect is as near as that; the rest repeats the border.
+    """
+    stretch = columns / rows * height / width
+    if stretch > _STRETCH:
+        return rows, max(1, round(columns * _STRETCH / stretch))
+    if stretch < 1 / _STRETCH:
+        return max(1, round(rows * _STRETCH * stretch)), columns
     return rows, columns
 
 

@@ -67,19 +67,24 @@ def test_colour_lies_where_the_network_put_it():
     np.testing.assert_allclose(out[..., 2], 0, atol=0.1)
 
 
-def test_working_shapes_are_few_and_near():
-    shapes, off = set(), []
+@pytest.mark.parametrize("size", [64, 96, 256])
+def test_working_shapes_are_few_and_near(size):
+    shapes, empty = set(), []
     random = np.random.default_rng(0)
-    for height, width in random.integers(100, 4000, (500, 2)):
-        if not 1 / 3 < width / height < 3:
-            continue
-        rows, columns = colorizer.working_shape(height, width, 256, 16)
+    network = Colorizer({}, NetworkConfig(), size)
+    for height, width in random.integers(20, 400, (300, 2)):
+        lightness, filled = network.shrink(np.zeros((height, width), np.uint8))
+        rows, columns = lightness.shape
         shapes.add((rows, columns))
-        off.append(abs(np.log(columns / rows * height / width)))
         assert rows % 16 == columns % 16 == 0
-        assert 0.85 < rows * columns / 256**2 < 1.15
+        assert 0.7 < rows * columns / size**2 < 1.35
+        off = np.log(columns * filled[1] / (rows * filled[0]) * height / width)
+        # and rounding to whole pixels
+        assert abs(off) < np.log(1.1) + 1 / min(rows * filled[0], columns * filled[1])
+        if 1 / 3 < width / height < 3:
+            empty.append(1 - min(filled))
     assert len(shapes) <= 9
-    assert max(off) < np.log(1.2)  # half a step of the nine, and rounding to the stride
+    assert max(empty) < 0.1 + 1 / min(shapes)[0] and np.mean(empty) < 0.03
 
 
 @pytest.mark.parametrize("shape", [(30, 2000), (2000, 30)])
