@@ -1,0 +1,74 @@
+"""What `mutations.py` does for long, briefly; and what hypothesis thinks up."""
+
+import time
+
+import mutations
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from colorjax import files
+
+# Compilation and disks take their time; one folder serves all examples of a test.
+relaxed = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def test_damaged_files_are_coloured_or_refused(tmp_path):
+    outcome = mutations.run(390, 1, tmp_path)
+    assert outcome["coloured"] > 30 and outcome["refused"] > 30
+
+
+HEADS = [data[:length] for data in mutations.EXAMPLES.values() for length in (4, 16, 40, 100)]
+
+
+@relaxed
+@given(st.sampled_from([b"", *HEADS]), st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(tmp_path, head, tail):
+    path = tmp_path / "any"
+    path.write_bytes(head + tail)
+    try:
+        assert files.read(path, max_megapixels=1).pixels.size
+    except files.FileError as error:
+        assert str(path) in str(error)
+
+
+@relaxed
+@given(
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    colour=st.booleans(),
+    alpha=st.booleans(),
+    deep=st.booleans(),
+    suffix=st.sampled_from(["png", "tif", "webp", "bmp", "ppm"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_what_is_written_losslessly_is_read_again(
+    tmp_path, shape, colour, alpha, deep, suffix, seed
+):
+    random, dtype = np.random.default_rng(seed), np.uint16 if deep else np.uint8
+    top = np.iinfo(dtype).max
+    pixels = random.integers(0, top + 1, (*shape, 3) if colour else shape).astype(dtype)
+    opacity = random.integers(0, top + 1, shape).astype(dtype) if alpha else None
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "tif" and alpha and not colour:
+        return  # grey with alpha is no kind of TIFF that every reader knows
+    notes = files.write(path, files.Photograph(pixels, opacity), overwrite=True)
+    again = files.read(path)
+    deep_kept = deep and suffix in ("png", "tif")
+    expected = pixels if deep_kept or not deep else np.round(pixels / 257).astype(np.uint8)
+    found = again.pixels
+    if found.ndim == 3 and not colour:
+        found = found[..., 0]
+    np.testing.assert_array_equal(found, expected)
+    assert bool(notes) == ((deep and not deep_kept) or (alpha and suffix in ("bmp", "ppm")))
+    if alpha and suffix in ("png", "tif", "webp") and opacity.min() < top and deep_kept == deep:
+        np.testing.assert_array_equal(again.alpha, opacity)
+
+
+def test_an_answer_that_takes_too_long_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutations, "SECONDS", 1)
+    monkeypatch.setattr(files, "read", lambda *rest: time.sleep(30))
+    with pytest.raises(mutations.Hung):
+        mutations.run(1, 0, tmp_path)
