@@ -100,3 +100,16 @@ def test_quality_refuses_what_it_cannot_measure(photographs, weights, tmp_path, 
     refused(capsys, main, ["--data", photographs, "--temperatures", "0"], "--temperatures")
     refused(capsys, main, ["--data", photographs, "--json", empty / "a/b.json"], "--json", "a")
     refused(capsys, main, ["--data", photographs, "--weights", tmp_path / "no"], "not exist")
+
+
+def test_latency_measures_photographs_and_a_folder(weights, tmp_path, capsys):
+    out = tmp_path / "latency.json"
+    argv = ["--megapixels", "0.25", "--formats", "png", "--repeats", "1", "--photographs", "10",
+            "--weights", weights, "--json", out]  # fmt: skip
+    assert benchmark("latency").main([str(word) for word in argv]) == 0
+    report = json.loads(out.read_text())
+    (row,) = report["rows"]
+    assert row["cold_seconds"] > row["warm_seconds"] > 0.1
+    assert row["peak_mib"] > row["pixels_mib"] > 0
+    assert 0 < report["folder"]["per_second"] < report["folder"]["network_per_second"]
+    assert "a folder of 10 photographs" in capsys.readouterr().out
