@@ -190,9 +190,9 @@ class Colorizer:
         if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
             raise ValueError(f"image has the shape {image.shape}: it must be H W or H W 3")
         height, width = image.shape[:2]
+        shapes = working_shapes(self.working_size, self.network.stride)
         rows, columns = min(
-            working_shapes(self.working_size, self.network.stride),
-            key=lambda shape: abs(log(shape[1] / shape[0] * height / width)),
+            shapes, key=lambda shape: abs(log(shape[1] / shape[0] * height / width))
         )
         inner = _inside(height, width, rows, columns)
         small = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
@@ -201,7 +201,7 @@ class Colorizer:
         padding = ((0, rows - inner[0]), (0, columns - inner[1]), (0, 0))[: image.ndim]
         small = np.pad(np.asarray(small), padding, mode="edge")
         pixels = small.reshape(-1, *small.shape[2:])
-        lightness = _padded(_lightness, 2 * self.working_size**2, pixels)
+        lightness = _padded(_lightness, max(a * b for a, b in shapes), pixels)
         return lightness.reshape(rows, columns), (inner[0] / rows, inner[1] / columns)
 
     def predict(self, lightness: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
