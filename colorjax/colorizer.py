@@ -21,7 +21,7 @@ from colorjax.model import NetworkConfig, Params
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
 
-_PIECE = 1 << 18  # pixels joined with their colour at a time: one compiled program for any size
+_PIECE = 1 << 16  # pixels joined with their colour at a time: one compiled program for any size
 _STRETCH = 1.1  # how far a picture's aspect may be changed to fill a working shape
 
 
@@ -67,12 +67,12 @@ def _predict(
 
 
 @jax.jit
-def _join(pixels: jax.Array, ab: jax.Array) -> jax.Array:
-    """Pixels `N` (grey) or `N 3`, uint8 or uint16, with ab `N 2` → `N 3` of the same type."""
+def _join(pixels: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Pixels `N` (grey) or `N 3`, uint8 or uint16, with a and b `N` → `N 3` of the same type."""
     top = jnp.iinfo(pixels.dtype).max
     values = pixels.astype(jnp.float32) / top
     lightness = color.lightness(values) if values.ndim == 2 else color.grey_lightness(values)
-    rgb = color.fit_gamut(jnp.concatenate([lightness[:, None], ab], axis=-1))
+    rgb = color.fit_gamut(jnp.stack([lightness, a, b], axis=-1))
     return jnp.round(top * rgb).astype(pixels.dtype)
 
 
@@ -224,23 +224,19 @@ class Colorizer:
         box = filled[0] * ab.shape[0], filled[1] * ab.shape[1]
         out = np.empty((height, width, 3), image.dtype)
         planes = [Image.fromarray(np.ascontiguousarray(ab[..., i])) for i in range(2)]
-        strip = max(1, _PIECE // width)
+        strip = max(1, 4 * _PIECE // width)
         for top in range(0, height, strip):
             rows = min(strip, height - top)
             window = (0, box[0] * top / height, box[1], box[0] * (top + rows) / height)
-            scaled = [
-                np.asarray(p.resize((width, rows), Image.Resampling.BICUBIC, window))
+            a, b = (
+                np.asarray(p.resize((width, rows), Image.Resampling.BICUBIC, window)).ravel()
                 for p in planes
-            ]
-            colours = np.stack(scaled, axis=-1).reshape(-1, 2)
+            )
             pixels = image[top : top + rows].reshape(-1, *image.shape[2:])
-            joined = [
-                _padded(
-                    _join, _PIECE, pixels[start : start + _PIECE], colours[start : start + _PIECE]
-                )
-                for start in range(0, len(pixels), _PIECE)
-            ]
-            out[top : top + rows] = np.concatenate(joined).reshape(rows, width, 3)
+            coloured = out[top : top + rows].reshape(-1, 3)
+            for start in range(0, len(pixels), _PIECE):
+                piece = slice(start, start + _PIECE)
+                coloured[piece] = _padded(_join, _PIECE, pixels[piece], a[piece], b[piece])
         return out
 
 
@@ -260,6 +256,8 @@ def _inside(height: int, width: int, rows: int, columns: int) -> tuple[int, int]
 def _padded(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray) -> np.ndarray:
     """A function of arrays of one length, on these filled up to another: compiled but once."""
     count = len(arrays[0])
+    if count == length:
+        return np.asarray(function(*arrays))
     filled = (np.pad(a, ((0, length - count), *((0, 0),) * (a.ndim - 1))) for a in arrays)
     return np.asarray(function(*filled))[:count]
 
