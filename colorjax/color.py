@@ -92,7 +92,8 @@ def lab_to_rgb(lab: Array) -> jax.Array:
 
 def lightness(rgb: Array) -> jax.Array:
     """Lightness L* in 0…100 of sRGB … 3 in 0…1 → …."""
-    (luminance,) = _mix(_planes(srgb_to_linear(rgb)), _LUMINANCE[None])
+    # A product of its own: fused with what follows it may be computed many times over.
+    luminance = jnp.matmul(srgb_to_linear(rgb), jnp.float32(_LUMINANCE), precision="highest")
     return 116 * _f(luminance) - 16
 
 

@@ -26,7 +26,7 @@ def use_compilation_cache() -> None:
     """Keep compiled programs between runs, unless the user has set a place for them."""
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 class ConfigError(ValueError):
