@@ -172,7 +172,8 @@ def run(argv: list[str] | None) -> int:
     parser.add_argument("--weights", nargs="*", default=[], metavar="FILE",
                         help="networks to measure (default: the one that comes along)")  # fmt: skip
     parser.add_argument("--size", type=int, default=256, help="of the pictures (default: 256)")
-    parser.add_argument("--working-size", type=int, help="that the networks see (default: theirs)")
+    parser.add_argument("--working-size", type=int, nargs="*", default=[], metavar="PIXELS",
+                        help="that the networks see, one or several (default: theirs)")  # fmt: skip
     parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.6, 0.8, 1.0],
                         help="of the truth's CF to scale to (default: 0.4 0.6 0.8 1)")  # fmt: skip
     parser.add_argument(
@@ -194,11 +195,12 @@ def run(argv: list[str] | None) -> int:
         if path and not path.parent.is_dir():
             raise config.ConfigError(f"{option} {path}: there is no folder {path.parent}")
     config.use_compilation_cache()
-    networks = {
-        Path(path).parent.name + "/" + Path(path).stem if path else "default weights":
-            Colorizer.load(path, options.working_size)
-        for path in options.weights or [None]
-    }  # fmt: skip
+    networks = {}
+    for path in options.weights or [None]:
+        name = f"{Path(path).parent.name}/{Path(path).stem}" if path else "default weights"
+        for size in options.working_size or [None]:
+            named = f"{name} at {size}" if len(options.working_size) > 1 else name
+            networks[named] = Colorizer.load(path, size)
     images = load(options.data, options.size)
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
     histogram = np.sum([palette.histogram(_lab(batch)[..., 1:]) for batch in batches], axis=0)

@@ -67,10 +67,16 @@ def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path):
     params = model.init(0, NetworkConfig(**header))
     params["head"]["bias"] = params["head"]["bias"].at[200].set(4.0)  # one colour before others
     checkpoint.save_weights(path, params, header, {"size": 32, "saturation": 0.1})
-    argv = ["--data", photographs, "--weights", path, "--size", "32", "--shares", "0.5",
-            "--temperatures", "1", "0.2", "--json", out]  # fmt: skip
-    assert benchmark("quality").main([str(word) for word in argv]) == 0
-    report = json.loads(out.read_text())
+    common = ["--data", photographs, "--weights", path, "--size", "32", "--json", out]
+
+    def measured(*options):
+        assert benchmark("quality").main([str(word) for word in (*common, *options)]) == 0
+        return json.loads(out.read_text())
+
+    report = measured("--shares", "0.5", "--temperatures", "1", "0.2")
+    two = measured("--shares", "--temperatures", "--working-size", "32", "16")
+    names = list(two["rows"])[3:]
+    assert [name.split(" at ")[1] for name in names] == ["32", "16"]
     calibrated, mean, mode, half = list(report["rows"].values())[3:]
     assert calibrated["cf"] < mean["cf"] < mode["cf"]
     assert half["cf"] == pytest.approx(report["cf_truth"] / 2, rel=0.1)
