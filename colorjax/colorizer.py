@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cache, partial
 from math import inf, log
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +87,7 @@ class Colorizer:
         self,
         params: Params,
         network: NetworkConfig,
-        working_size: int = 64,
+        working_size: int = 128,
         temperature: float = 1.0,
         saturation: float = 1.0,
     ):
@@ -133,7 +132,8 @@ class Colorizer:
 
         Args:
             weights: a `.safetensors` file that `train.py` wrote.
-            working_size: see `__init__`; the size the weights were trained at unless given.
+            working_size: see `__init__`; unless given, twice the size that the weights were
+                trained at: in training the network saw crops, so things were larger.
             temperature: see `__init__`; as calibrated after training unless given.
             saturation: likewise.
 
@@ -152,11 +152,14 @@ class Colorizer:
             raise checkpoint.WeightsError(f"{path} has no bins, hence no temperature to set: its "
                                           "network predicts ab itself")  # fmt: skip
         params = checkpoint.load_weights(path, model.shapes(network))
-        given = {"size": working_size, "temperature": temperature, "saturation": saturation}
-        chosen: dict[str, Any] = {"size": 64, "temperature": 1.0, "saturation": 1.0} | summary
-        chosen |= {name: value for name, value in given.items() if value is not None}
         try:
-            return cls(params, network, *(chosen[name] for name in given))
+            return cls(
+                params,
+                network,
+                2 * summary.get("size", 64) if working_size is None else working_size,
+                summary.get("temperature", 1.0) if temperature is None else temperature,
+                summary.get("saturation", 1.0) if saturation is None else saturation,
+            )
         except (TypeError, ValueError) as error:
             raise checkpoint.WeightsError(f"{path}: {error}") from None
 

@@ -162,10 +162,10 @@ def test_what_the_weights_say_is_used_unless_another_is_given(bins, tmp_path):
     summary = {"size": 32, "temperature": 0.5, "saturation": 0.7}
     checkpoint.save_weights(path, params, header, summary)
     np.testing.assert_array_equal(
-        Colorizer.load(path)(image), Colorizer(params, network, 32, 0.5, 0.7)(image)
+        Colorizer.load(path)(image), Colorizer(params, network, 64, 0.5, 0.7)(image)
     )
     given = Colorizer.load(path, temperature=0.9, saturation=0.1)
-    assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 32)
+    assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 64)
     for damaged in ({"temperature": -1}, {"saturation": "much"}, {"size": 3.5}):
         checkpoint.save_weights(path, params, header, summary | damaged)
         with pytest.raises(checkpoint.WeightsError, match="w.safetensors"):
@@ -186,7 +186,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "7e3c338ed5e8497b28210cec8eb608c4b583c936f18065bd0c6d0ab08c678c39"
+SHA256 = "88cb35a460985237d621bc78486d6a83c638e211667375c618ed6514815f4e35"
 
 
 def test_default_weights_are_the_ones_described():
