@@ -66,8 +66,8 @@ def many(options: argparse.Namespace, source: Path, target: Path) -> int:
     if options.confidence:
         raise ConfigError(f"--confidence {options.confidence}: it is of one photograph, and "
                           f"{source} is a folder")  # fmt: skip
-    if target.exists() and not target.is_dir():
-        raise ConfigError(f"{target} is a file and {source} a folder: name a folder")
+    if target.is_file() or (target.suffix.lower() in files.SUFFIXES and not target.exists()):
+        raise ConfigError(f"{source} is a folder and {target} a file: name a folder for the output")
     if target.exists() and source.samefile(target):
         raise ConfigError(f"{target} is the input itself: name another folder")
     pairs = folder.pairs(source, target)

@@ -66,7 +66,7 @@ def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path):
     header = {"kind": "unet", "width": 16, "head": "bins"}
     params = model.init(0, NetworkConfig(**header))
     params["head"]["bias"] = params["head"]["bias"].at[200].set(4.0)  # one colour before others
-    checkpoint.save_weights(path, params, header, {"size": 32, "saturation": 0.1})
+    checkpoint.save_weights(path, params, header, {"size": 32, "saturation": 0.5})
     common = ["--data", photographs, "--weights", path, "--size", "32", "--json", out]
 
     def measured(*options):

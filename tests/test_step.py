@@ -120,9 +120,13 @@ def test_rare_colours_weigh_more():
     sure = 6 * palette.encode(target)
     misses_rare = sure.at[:, 0].set(0)
     misses_common = sure.at[:, 1].set(0)
-    losses = [loss.cross_entropy(x, target, rarity)[0] for x in (sure, misses_common, misses_rare)]
+    losses = [
+        float(loss.cross_entropy(x, target, rarity)[0]) for x in (sure, misses_common, misses_rare)
+    ]
     assert losses[0] < losses[1] < losses[2]
-    even = [loss.cross_entropy(x, target, jnp.ones(261))[0] for x in (misses_common, misses_rare)]
+    even = [
+        float(loss.cross_entropy(x, target, jnp.ones(261))[0]) for x in (misses_common, misses_rare)
+    ]
     assert even[0] == pytest.approx(even[1], rel=1e-5)
 
 
