@@ -103,20 +103,20 @@ def load_weights(path: str | Path, expected: Tree) -> Tree:
             )
         if not np.issubdtype(tensor.dtype, np.floating):
             raise WeightsError(f"{path}: {name} is {tensor.dtype}, not floating-point numbers")
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(tensor.astype(np.float32)).all()
-        if not finite:
+        with np.errstate(over="ignore"):  # converted by numpy: nothing to compile
+            tensors[name] = tensor.astype(np.float32)
+        if not np.isfinite(tensors[name]).all():
             raise WeightsError(f"{path}: {name} holds numbers that are not finite")
 
     def fill(tree: Tree, prefix: str = "") -> Tree:
         return {
             key: fill(value, f"{prefix}{key}.")
             if isinstance(value, dict)
-            else jnp.asarray(tensors[f"{prefix}{key}"], jnp.float32)
+            else tensors[f"{prefix}{key}"]
             for key, value in tree.items()
         }
 
-    return fill(expected)
+    return jax.device_put(fill(expected))
 
 
 @contextlib.contextmanager

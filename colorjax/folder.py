@@ -87,6 +87,7 @@ def colorize(
     """
     outcome, waiting, held, done = Outcome(), iter(todo), 0, 0
     reading: set[Future] = set()
+    predicting: dict[Future, list[_Shrunk]] = {}
     writing: dict[Future, _Shrunk] = {}
     shapes: dict[tuple[int, ...], list[_Shrunk]] = defaultdict(list)
     exhausted = False
@@ -95,6 +96,10 @@ def colorize(
         photograph = files.read(pair[0], max_megapixels)
         return _Shrunk(pair[1], photograph, *colorizer.shrink(photograph.pixels))
 
+    def predict(group: list[_Shrunk]) -> np.ndarray:
+        lightness = np.stack([shrunk.lightness for shrunk in group])
+        return colorizer.predict(np.resize(lightness, (BATCH, *lightness.shape[1:])))[0]
+
     def write(shrunk: _Shrunk, ab: np.ndarray) -> tuple[str, ...]:
         photograph = shrunk.photograph
         pixels = colorizer.join(photograph.pixels, ab, shrunk.filled)
@@ -102,7 +107,11 @@ def colorize(
         notes = files.write(shrunk.target, replace(photograph, pixels=pixels), quality, overwrite)
         return (*photograph.notes, *notes)
 
-    with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
+    with (
+        ThreadPoolExecutor(_THREADS) as readers,
+        ThreadPoolExecutor(1) as network,
+        ThreadPoolExecutor(_THREADS) as writers,
+    ):
         try:
             while True:
                 while not exhausted and held < _HELD and len(reading) < 2 * _THREADS:
@@ -111,36 +120,39 @@ def colorize(
                     else:
                         reading.add(readers.submit(read, pair))
                 largest = max(shapes.values(), key=len, default=[])
-                stuck = not reading or held >= _HELD
-                if largest and (stuck or len(largest) >= BATCH):
+                # A full batch goes at once, behind the one that the network is at; a smaller one
+                # when nothing else can be done.
+                stuck = not predicting and (not reading or held >= _HELD)
+                if largest and (stuck or (len(largest) >= BATCH and len(predicting) < 2)):
                     group = largest[:BATCH]
                     del largest[:BATCH]
-                    lightness = np.stack([shrunk.lightness for shrunk in group])
-                    filled = np.resize(lightness, (BATCH, *lightness.shape[1:]))
-                    for shrunk, ab in zip(group, colorizer.predict(filled)[0], strict=False):
-                        writing[writers.submit(write, shrunk, ab)] = shrunk
-                elif not reading and not writing:
+                    predicting[network.submit(predict, group)] = group
+                elif not reading and not predicting and not writing:
                     return outcome
-                else:
-                    finished, _ = wait({*reading, *writing}, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        written = writing.pop(future, None)
-                        reading.discard(future)
-                        try:
-                            result = future.result()
-                        except (files.FileError, OSError, MemoryError) as error:
-                            outcome.failures.append(str(error) or "out of memory")
-                        else:
-                            if isinstance(result, _Shrunk):
-                                shapes[result.lightness.shape].append(result)
-                                held += result.pixels
-                                continue
-                            outcome.coloured += 1
-                            outcome.notes.update(result)
-                        held -= written.pixels if written else 0
-                        done += 1
-                        progress(done)
+                finished, _ = wait({*reading, *predicting, *writing}, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    if group := predicting.pop(future, None):
+                        for shrunk, ab in zip(group, future.result(), strict=False):
+                            writing[writers.submit(write, shrunk, ab)] = shrunk
+                        continue
+                    written = writing.pop(future, None)
+                    reading.discard(future)
+                    try:
+                        result = future.result()
+                    except (files.FileError, OSError, MemoryError) as error:
+                        outcome.failures.append(str(error) or "out of memory")
+                    else:
+                        if isinstance(result, _Shrunk):
+                            shapes[result.lightness.shape].append(result)
+                            held += result.pixels
+                            continue
+                        outcome.coloured += 1
+                        outcome.notes.update(result)
+                    held -= written.pixels if written else 0
+                    done += 1
+                    progress(done)
         except BaseException:
             readers.shutdown(cancel_futures=True)
+            network.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
             raise
