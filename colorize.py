@@ -1,4 +1,4 @@
-"""Colour black-and-white photographs, at their own resolution, their lightness untouched."""
+"""Colour black-and-white photographs and films, at their own resolution, lightness untouched."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from pathlib import Path
 # Colouring one photograph: XLA's chatter about the machine is of no use to anyone.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from colorjax import config, files
+from colorjax import config, files, video
 from colorjax.checkpoint import WeightsError
 from colorjax.colorizer import Colorizer, confidence_map
 from colorjax.config import ConfigError
@@ -20,7 +20,7 @@ def check(options: argparse.Namespace) -> None:
     """The numbers of the command line: ConfigError names the one that is out of range."""
     for name, low, high in (
         ("quality", 1, 100), ("max_megapixels", 1e-6, 1e6), ("working_size", 16, 2048),
-        ("temperature", 0.01, 100), ("saturation", 0, 100),
+        ("temperature", 0.01, 100), ("saturation", 0, 100), ("crf", 0, 51),
     ):  # fmt: skip
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
@@ -102,6 +102,42 @@ def many(options: argparse.Namespace, source: Path, target: Path) -> int:
     return 1 if outcome.failures else 0
 
 
+def film(options: argparse.Namespace, source: Path, target: Path) -> int:
+    """Colour a film; the exit status."""
+    from colorjax import report
+
+    if options.confidence:
+        raise ConfigError(f"--confidence {options.confidence}: it is of a photograph, and "
+                          f"{source} a film")  # fmt: skip
+    if target.exists() and source.exists() and source.samefile(target):
+        raise ConfigError(f"{target} is the input itself: name another output")
+    colorizer, bar = load(options), report.Bar("colouring")
+    start, frames, of = time.monotonic(), 0, 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal frames, of
+        frames, of = done, total
+        bar.update(done, total, f"{done / (time.monotonic() - start):.1f} frames/s")
+
+    try:
+        outcome = video.colorize(
+            colorizer, source, target, options.crf, options.overwrite, progress
+        )
+    except KeyboardInterrupt:
+        bar.close()
+        print(f"colorize.py: interrupted at frame {frames} of {of or 'an unknown number'}, "
+              "nothing was written", file=sys.stderr)  # fmt: skip
+        return 130
+    finally:
+        bar.close()
+    for note in outcome.notes:
+        print(f"note: {note}")
+    print(f"wrote {target} ({outcome.frames} frames)")
+    if outcome.broken:
+        print(f"colorize.py: {source} is damaged: {outcome.broken}", file=sys.stderr)
+    return 1 if outcome.broken else 0
+
+
 def load(options: argparse.Namespace) -> Colorizer:
     """The network that the command line asks for."""
     config.use_compilation_cache()
@@ -115,14 +151,17 @@ def run(argv: list[str] | None) -> int:
     options = config.colorize_parser().parse_args(argv)
     check(options)
     source, target = Path(options.input), Path(options.output)
-    return (many if source.is_dir() else one)(options, source, target)
+    if source.is_dir():
+        return many(options, source, target)
+    suffixes = {source.suffix.lower(), target.suffix.lower()}
+    return (one if suffixes.isdisjoint(video.SUFFIXES) else film)(options, source, target)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
         return run(argv)
-    except (ConfigError, files.FileError, WeightsError, OSError) as error:
+    except (ConfigError, files.FileError, video.FilmError, WeightsError, OSError) as error:
         print(f"colorize.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

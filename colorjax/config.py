@@ -237,17 +237,18 @@ def colorize_parser() -> argparse.ArgumentParser:
     """The command line of colorize.py."""
     parser = argparse.ArgumentParser(
         prog="colorize.py",
-        description="Colour a black-and-white photograph, or a folder of them, at their own "
-        "resolution. A colour photograph's own colour is ignored.",
+        description="Colour a black-and-white photograph, a folder of them, or a film, at their "
+        "own resolution. What has colour already loses it first.",
         epilog="examples:\n"
         "  python colorize.py old.jpg new.png\n"
         "  python colorize.py scans coloured\n"
+        "  python colorize.py film.mp4 coloured.mp4\n"
         "  python colorize.py old.jpg new.png --saturation 1.5\n"
         "  python colorize.py old.tif new.tif --weights runs/vivid/weights.safetensors",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("input", help="the photograph, or a folder of photographs")
+    parser.add_argument("input", help="the photograph, a folder of photographs, or a film")
     parser.add_argument("output", help="the file to write, whose ending says the format; "
                         "or the folder, which keeps names and tree")  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="of a trained network "
@@ -262,6 +263,8 @@ def colorize_parser() -> argparse.ArgumentParser:
     parser.add_argument("--confidence", metavar="FILE", help="also write a grey picture of how "
                         "sure the network is: black not at all, white wholly")  # fmt: skip
     parser.add_argument("--quality", type=int, default=95, help="of JPEG output (default: 95)")
+    parser.add_argument("--crf", type=float, default=18, help="of a film's H.264, 0 to 51: less is "
+                        "better and larger (default: 18)")  # fmt: skip
     parser.add_argument("--max-megapixels", type=float, default=500, metavar="N",
                         help="refuse larger photographs (default: 500)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output; in "

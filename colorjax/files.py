@@ -180,15 +180,18 @@ def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
         return _upright(np.asarray(small.convert("RGB")), orientation)
 
 
-def check_output(path: str | Path, overwrite: bool = False) -> None:
-    """Find out before any work whether `write` could write there.
+def check_output(
+    path: str | Path, overwrite: bool = False, suffixes: tuple[str, ...] = OUTPUT_SUFFIXES
+) -> None:
+    """Find out before any work whether a file could be written there.
 
     Raises:
-        FileError: the suffix is unknown, the folder missing or read-only, or the file exists.
+        FileError: it ends in none of the suffixes, its folder is missing or read-only, or it
+            exists.
     """
     path = Path(path)
     for wrong, why in (
-        (path.suffix.lower() not in _FORMATS, f"ends in none of {' '.join(OUTPUT_SUFFIXES)}"),
+        (path.suffix.lower() not in suffixes, f"ends in none of {' '.join(suffixes)}"),
         (not os.path.isdir(path.parent), "lies in no existing folder: create that first"),
         (not os.access(path.parent, os.W_OK | os.X_OK), "lies in a folder that is read-only"),
         (os.path.isdir(path), "is a folder: name a file"),
@@ -198,8 +201,10 @@ def check_output(path: str | Path, overwrite: bool = False) -> None:
             raise FileError(f"{path} {why}")
 
 
-def _publish(temporary: Path, path: Path) -> None:
-    """Give a finished file its name unless there is one: a rename would replace it."""
+def publish(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Give a finished file its name, unless there is one that is not to be replaced."""
+    if overwrite:
+        return os.replace(temporary, path)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -267,7 +272,7 @@ def write(
                 codec.eight(samples).save(file, kind, **options.get(kind, {}))
             file.flush()
             os.fsync(file.fileno())
-        (os.replace if overwrite else _publish)(temporary, path)
+        publish(temporary, path, overwrite)
     except FileExistsError as error:
         raise FileError(f"{path} exists: name another or give --overwrite") from error
     except Exception as error:  # of the disk or the encoder
