@@ -47,10 +47,19 @@ def working_shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
     return (*wide, *((columns, rows) for rows, columns in wide[1:]))
 
 
+@cache
+def _lightness_of_bytes() -> np.ndarray:
+    """Lightness of the 256 grey values: looked up, joining takes two thirds of the time."""
+    with jax.ensure_compile_time_eval():  # the first call comes while a function is traced
+        return np.asarray(jax.jit(color.grey_lightness)(np.arange(256, dtype=np.float32) / 255))
+
+
 @jax.jit
 def _lightness(pixels: jax.Array) -> jax.Array:
-    """Pixels `N` (grey) or `N 3` of uint8 → lightness `N`."""
-    values = pixels / 255.0
+    """Pixels `N` (grey) or `N 3`, uint8 or uint16 → lightness `N`."""
+    if pixels.ndim == 1 and pixels.dtype == jnp.uint8:
+        return jnp.take(_lightness_of_bytes(), pixels.astype(jnp.int32), mode="clip")
+    values = pixels.astype(jnp.float32) / jnp.iinfo(pixels.dtype).max
     return color.lightness(values) if values.ndim == 2 else color.grey_lightness(values)
 
 
@@ -68,11 +77,8 @@ def _predict(
 @jax.jit
 def _join(pixels: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Pixels `N` (grey) or `N 3`, uint8 or uint16, with a and b `N` → `N 3` of the same type."""
-    top = jnp.iinfo(pixels.dtype).max
-    values = pixels.astype(jnp.float32) / top
-    lightness = color.lightness(values) if values.ndim == 2 else color.grey_lightness(values)
-    rgb = color.fit_gamut(jnp.stack([lightness, a, b], axis=-1))
-    return jnp.round(top * rgb).astype(pixels.dtype)
+    rgb = color.fit_gamut(jnp.stack([_lightness(pixels), a, b], axis=-1))
+    return jnp.round(jnp.iinfo(pixels.dtype).max * rgb).astype(pixels.dtype)
 
 
 class Colorizer:

@@ -263,8 +263,8 @@ def colorize_parser() -> argparse.ArgumentParser:
     parser.add_argument("--confidence", metavar="FILE", help="also write a grey picture of how "
                         "sure the network is: black not at all, white wholly")  # fmt: skip
     parser.add_argument("--quality", type=int, default=95, help="of JPEG output (default: 95)")
-    parser.add_argument("--crf", type=float, default=18, help="of a film's H.264, 0 to 51: less is "
-                        "better and larger (default: 18)")  # fmt: skip
+    parser.add_argument("--crf", type=float, default=16, help="of a film's H.264, 0 to 51: less is "
+                        "better and larger (default: 16)")  # fmt: skip
     parser.add_argument("--max-megapixels", type=float, default=500, metavar="N",
                         help="refuse larger photographs (default: 500)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output; in "

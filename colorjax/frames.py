@@ -34,7 +34,8 @@ class Outcome:
     frames: int = 0
     notes: list[str] = field(default_factory=list)  # what could not be kept, one line each
     broken: str = ""  # where and how it ended, if that was before its end
-    busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds that each stage worked
+    # Seconds that each stage worked.
+    busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def working(self, stage: str) -> Iterator[None]:
@@ -116,6 +117,8 @@ def decoded(
             last, before = pts, []
     after += before
     promised = ((film.start_time or 0) + (film.duration or 0)) / 1e6
+    if film.format.name == "avi":  # its duration is made to fit what is left of the file
+        promised = float(video.frames * step * video.time_base)
     if damaged:
         outcome.broken = f"{damaged} of its parts could not be read"
     if film.format.name in _PROMISING and reached < promised - 0.5:

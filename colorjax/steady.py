@@ -4,17 +4,17 @@ import numpy as np
 
 # Chosen with benchmarks/flicker.py: how much of a new colour a still place takes, and the change
 # of lightness at which it takes most of it.
-_LEAST, _CHANGE = 0.1, 6.0
+LEAST, CHANGE = 0.1, 6.0
 # Share of pixels that change place in a histogram of lightness, beyond which it is another scene:
 # within four clips at most 0.14, with brightness flickering by 10 % up to 0.29; between them from
 # 0.26 up, between photographs taken at random above it nine times in ten.
-_CUT = 0.25
+CUT = 0.25
 
 
 def is_cut(previous: np.ndarray, lightness: np.ndarray) -> bool:
     """Whether another scene begins, from histograms of lightness `rows columns` in 0…100."""
     before, after = (np.histogram(x, 32, (0, 100))[0] / x.size for x in (previous, lightness))
-    return bool(np.abs(after - before).sum() / 2 > _CUT)
+    return bool(np.abs(after - before).sum() / 2 > CUT)
 
 
 class Steady:
@@ -25,7 +25,7 @@ class Steady:
     flickering brightness of an old film moves; and all of it when another scene begins.
     """
 
-    def __init__(self, least: float = _LEAST, change: float = _CHANGE):
+    def __init__(self, least: float = LEAST, change: float = CHANGE):
         """Set the share of a still place, 0…1, where 1 filters nothing; and the change of L*."""
         self.least, self.change = least, change
         self.lightness = self.ab = np.zeros(0)

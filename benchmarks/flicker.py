@@ -1,0 +1,151 @@
+"""How much the colour of a film flickers, and what steadying it costs: colour films are the truth.
+
+Each film is coloured from its lightness alone, frame by frame, with the filter over time and
+without, and compared with its own colours:
+
+- PSNR in RGB at the film's own size, mean over frames;
+- still: mean change of the predicted ab from one frame to the next, over the pixels whose L*
+  changes by less than 1, before anything is rounded to 8 bits;
+- CDC (Liu et al. 2021, arXiv:2110.04562): Jensen-Shannon divergence, in nats, between the
+  histograms of R, G and B of frames 1, 2 and 4 apart, mean, times 1000. Lightness is in it too: the
+  row `one colour`, which cannot flicker, shows how much.
+
+For choosing, `--least` and `--change` take several values (see colorjax/steady.py).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from colorjax import checkpoint, color, config, frames, steady, video
+from colorjax.colorizer import Colorizer
+
+COLUMNS = ("psnr", "still", "cdc")
+_lab = jax.jit(lambda images: color.rgb_to_lab(images / 255.0))
+
+
+def decode(path: Path, limit: int) -> np.ndarray:
+    """The film's first frames, uint8 `N H W 3`."""
+    film, stream = video.open_film(path)
+    with film:
+        shape = stream.height, stream.width
+        found = frames.decoded(film, stream, film.demux(stream), shape, [], frames.Outcome())
+        pixels = [frame.pixels for frame, _ in zip(found, range(limit), strict=False)]
+    if not pixels or pixels[0].ndim == 2:
+        raise config.ConfigError(f"{path}: a film in colour is needed, to compare with")
+    return np.stack([p if p.ndim == 3 else np.repeat(p[..., None], 3, 2) for p in pixels])
+
+
+def predict(colorizer: Colorizer, film: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
+    """The small copies' lightness `N rows columns`, their ab `N h w 2`, what of it is filled."""
+    small = [colorizer.shrink(frame) for frame in film]
+    lightness = np.stack([light for light, _ in small])
+    batches = (lightness[i : i + frames.BATCH] for i in range(0, len(film), frames.BATCH))
+    ab = [colorizer.predict(np.resize(batch, (frames.BATCH, *batch.shape[1:])))[0][: len(batch)]
+          for batch in batches]  # fmt: skip
+    return lightness, np.concatenate(ab), small[0][1]
+
+
+def divergence(histograms: np.ndarray, apart: int) -> float:
+    """Mean Jensen-Shannon divergence of histograms `N 3 256` that many frames apart."""
+    p, q = histograms[apart:], histograms[:-apart]
+    middle = (p + q) / 2
+
+    def relative(share: np.ndarray) -> np.ndarray:
+        quotient = np.divide(share, middle, out=np.ones_like(share), where=share > 0)
+        return (share * np.log(quotient)).sum(-1)
+
+    return float((relative(p) + relative(q)).mean() / 2)
+
+
+def measure(colorizer: Colorizer, film: np.ndarray, ab: np.ndarray, filled: tuple) -> dict:
+    """The columns of one row, for the film with these colours."""
+    height, width = film.shape[1:3]
+    error, still, histograms, before = [], [], [], None
+    for frame, small in zip(film, ab, strict=True):
+        box = (0, 0, filled[1] * ab.shape[2], filled[0] * ab.shape[1])
+        planes = (Image.fromarray(np.ascontiguousarray(small[..., i])) for i in range(2))
+        full = np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC, box))
+                         for plane in planes], axis=-1)  # fmt: skip
+        coloured = colorizer.join(frame, small, filled)
+        lightness = np.asarray(_lab(frame))[..., 0]
+        error.append(np.mean((coloured / 255.0 - frame / 255.0) ** 2))
+        histograms.append([np.bincount(coloured[..., i].ravel(), minlength=256) for i in range(3)])
+        if before is not None:
+            unchanged = np.abs(lightness - before[0]) < 1
+            still.append(np.linalg.norm(full - before[1], axis=-1)[unchanged].mean())
+        before = lightness, full
+    shares = np.array(histograms) / (height * width)
+    return {
+        "psnr": float(-10 * np.log10(np.maximum(error, 1e-10)).mean()),
+        "still": float(np.mean(still)),
+        "cdc": 1000 * float(np.mean([divergence(shares, apart) for apart in (1, 2, 4)])),
+    }
+
+
+def rows(
+    colorizer: Colorizer, film: np.ndarray, least: list[float], change: list[float]
+) -> Iterator[tuple[str, dict]]:
+    """Name and columns of each row of a film's table."""
+    lightness, ab, filled = predict(colorizer, film)
+    one = np.broadcast_to(ab.mean((0, 1, 2)), ab.shape)
+    yield "one colour", measure(colorizer, film, one, filled)
+    yield "each frame alone", measure(colorizer, film, ab, filled)
+    for a in least:
+        for b in change:
+            steadied = np.stack(list(map(steady.Steady(a, b), lightness, ab)))
+            yield f"steadied ({a:g}, {b:g})", measure(colorizer, film, steadied, filled)
+
+
+def run(argv: list[str] | None) -> int:
+    """Measure and print; the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("films", nargs="+", type=Path, metavar="FILM", help="in colour")
+    parser.add_argument("--weights", metavar="FILE", help="(default: those that come along)")
+    parser.add_argument("--least", type=float, nargs="+", default=[steady.LEAST],
+                        help=f"share a still place takes (default: {steady.LEAST})")  # fmt: skip
+    parser.add_argument("--change", type=float, nargs="+", default=[steady.CHANGE],
+                        help=f"of L*, to take most (default: {steady.CHANGE})")  # fmt: skip
+    parser.add_argument("--frames", type=int, default=300, help="at most (default: 300)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    options = parser.parse_args(argv)
+    if options.frames < 5:
+        raise config.ConfigError(f"--frames {options.frames}: it must be 5 or more")
+    if options.json and not options.json.parent.is_dir():
+        raise config.ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
+    config.use_compilation_cache()
+    colorizer, report = Colorizer.load(options.weights), {}
+    print(f"{'':44}" + " ".join(f"{name:>8}" for name in COLUMNS))
+    for path in options.films:
+        film = decode(path, options.frames)
+        report[path.name] = {"frames": len(film), "size": f"{film.shape[2]} × {film.shape[1]}"}
+        for name, row in rows(colorizer, film, options.least, options.change):
+            report[path.name][name] = row
+            print(f"{path.name:20}{name:24}" + " ".join(f"{row[key]:8.3f}" for key in COLUMNS),
+                  flush=True)  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    try:
+        return run(argv)
+    except (config.ConfigError, video.FilmError, checkpoint.WeightsError, OSError) as error:
+        print(f"flicker.py: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
