@@ -134,19 +134,26 @@ def test_a_turned_film_comes_out_upright(run, tmp_path):
     assert np.abs(shown - wanted).mean() < 0.5 * np.abs(shown - wanted[::-1, ::-1]).mean()
 
 
-def test_the_shape_of_pixels_and_the_title_are_kept(run, tmp_path):
-    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+@pytest.mark.parametrize("turned, ratio", [(0, Fraction(16, 15)), (90, Fraction(15, 16))])
+def test_the_shape_of_pixels_the_title_and_chapters_are_kept(run, tmp_path, turned, ratio):
+    with av.open(str(tmp_path / "in.mp4"), "w") as out:
         stream = out.add_stream("libx264", rate=10)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         stream.codec_context.sample_aspect_ratio = Fraction(16, 15)
+        stream.set_display_rotation(turned)
         out.metadata["title"] = "The street"
+        part = {"id": 1, "start": 0, "end": 200, "time_base": Fraction(1, 1000)}
+        out.set_chapters([part | {"metadata": {"title": "Morning"}}])
         for number in range(3):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(scene(number, 48, 64), "rgb24")))
         out.mux(stream.encode(None))
-    assert run(tmp_path / "in.mkv", tmp_path / "out.mp4")[0] == 0
+    assert run(tmp_path / "in.mp4", tmp_path / "out.mp4")[0] == 0
     with av.open(str(tmp_path / "out.mp4")) as film:
-        assert film.streams.video[0].sample_aspect_ratio == Fraction(16, 15)
+        assert film.streams.video[0].sample_aspect_ratio == ratio
         assert film.metadata["title"] == "The street"
+        (chapter,) = film.chapters()
+        assert chapter["metadata"]["title"] == "Morning"
+        assert float(chapter["end"] * chapter["time_base"]) == pytest.approx(0.2)
 
 
 def test_old_kinds_of_film_are_read(run, tmp_path):
