@@ -61,7 +61,11 @@ Coloured = tuple[Frame, np.ndarray, tuple[float, float]]
 
 
 def overlapped(function: Callable, items: Iterable, threads: int) -> Generator:
-    """`map` by threads of its own, in order, some items ahead of whoever asks."""
+    """`map` by threads of its own, in order, some items ahead of whoever asks.
+
+    Closed early, it waits for its threads, then closes the items: a film must not be closed while
+    a stage before still reads from it.
+    """
     pool, pending = ThreadPoolExecutor(threads), deque()
     try:
         for item in items:
@@ -72,19 +76,21 @@ def overlapped(function: Callable, items: Iterable, threads: int) -> Generator:
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        if isinstance(items, Generator):
+            items.close()
 
 
-def ahead(items: Iterator) -> Generator:
+def ahead(items: Generator) -> Generator:
     """The same items, made by a thread of its own before they are asked for."""
     end = object()
-    with closing(overlapped(lambda _: next(items, end), repeat(None), threads=1)) as steps:
+    with closing(items), closing(overlapped(lambda _: next(items, end), repeat(0), 1)) as steps:
         yield from iter(lambda: next(steps), end)
 
 
 def decoded(
     film: Any, video: Any, packets: Iterator[Any], shape: tuple[int, int], after: list[Any],
     outcome: Outcome,
-) -> Iterator[Frame]:  # fmt: skip
+) -> Generator[Frame]:  # fmt: skip
     """Every frame, upright, of a shape before that, with the packets of other streams before it.
 
     Those behind the last frame are added to `after`.
@@ -143,19 +149,20 @@ def _pixels(frame: Any, shape: tuple[int, int]) -> tuple[int | None, int, np.nda
 
 
 def predicted(
-    colorizer: Colorizer, frames: Iterator[Frame], outcome: Outcome
-) -> Iterator[Coloured]:
+    colorizer: Colorizer, frames: Generator[Frame], outcome: Outcome
+) -> Generator[Coloured]:
     """Give each frame its colour, a batch of them at a time."""
     steady = Steady()
-    while group := list(islice(frames, BATCH)):
-        with outcome.working("network"):
-            small = [colorizer.shrink(frame.pixels) for frame in group]
-            lightness = np.stack([light for light, _ in small])
-            # Always a whole batch, if need be with copies: compiled but once.
-            filled = np.resize(lightness, (BATCH, *lightness.shape[1:]))
-            colours = list(map(steady, lightness, colorizer.predict(filled)[0]))
-        for frame, ab in zip(group, colours, strict=True):
-            yield frame, ab, small[0][1]
+    with closing(frames):
+        while group := list(islice(frames, BATCH)):
+            with outcome.working("network"):
+                small = [colorizer.shrink(frame.pixels) for frame in group]
+                lightness = np.stack([light for light, _ in small])
+                # Always a whole batch, if need be with copies: compiled but once.
+                filled = np.resize(lightness, (BATCH, *lightness.shape[1:]))
+                colours = list(map(steady, lightness, colorizer.predict(filled)[0]))
+            for frame, ab in zip(group, colours, strict=True):
+                yield frame, ab, small[0][1]
 
 
 def joined(

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -224,7 +225,7 @@ def test_stages_run_only_a_little_ahead_and_keep_order():
     time.sleep(0.2)
     assert len(made) < 30
     doubled.close()
-    assert list(frames.ahead(iter("abc"))) == ["a", "b", "c"]
+    assert list(frames.ahead(letter for letter in "abc")) == ["a", "b", "c"]
 
 
 def test_an_error_of_a_stage_reaches_the_end():
@@ -336,6 +337,21 @@ def test_interrupted_it_says_how_far_it_came(run, tmp_path, monkeypatch):
     status, _, err = run(source, tmp_path / "out.mp4")
     assert status == 130 and "frame 20 of 40" in err and len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == [source]
+    assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
+
+
+def test_ctrl_c_ends_it(tmp_path, weights):  # noqa: F811
+    """In a process of its own: threads that outlived the film would crash it."""
+    source, target = make(tmp_path / "in.mp4", 1500), tmp_path / "out.mp4"
+    command = [sys.executable, ROOT / "colorize.py", source, target, "--weights", weights]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob(".*.tmp")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130 and b"interrupted at frame" in error
+    assert len(error.splitlines()) == 1 and list(tmp_path.iterdir()) == [source]
 
 
 def test_killed_it_leaves_nothing_under_the_final_name(tmp_path, weights):  # noqa: F811
