@@ -74,7 +74,9 @@ def many(options: argparse.Namespace, source: Path, target: Path) -> int:
     if not pairs:
         raise ConfigError(f"{source} holds no photographs ({' '.join(files.SUFFIXES)})")
     todo = [pair for pair in pairs if options.overwrite or not pair[1].exists()]
-    before = len(pairs) - len(todo)
+    before, films = len(pairs) - len(todo), len(files.list_images(source, video.SUFFIXES))
+    if films:
+        print(f"note: films are left out: colour each by itself ({films})")
     if before:
         print(f"{before} of {len(pairs)} photographs are done already (--overwrite redoes them)")
     if not todo:

@@ -283,7 +283,7 @@ def write(
     return notes
 
 
-def list_images(folder: str | Path) -> list[Path]:
+def list_images(folder: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """The images in a folder and its subfolders by their suffixes, sorted, without hidden ones.
 
     Links are followed, but no folder is entered twice.
@@ -295,5 +295,5 @@ def list_images(folder: str | Path) -> list[Path]:
         entered.add(here)
         folders[:] = [] if known else sorted(name for name in folders if name[0] != ".")
         paths = [] if known else [Path(place, name) for name in names if name[0] != "."]
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+        found += [path for path in paths if path.suffix.lower() in suffixes]
     return sorted(path for path in found if os.path.isfile(path))

@@ -123,6 +123,13 @@ def test_notes_are_counted(scans, weights, tmp_path, capsys):
     assert len(notes) == 1 and "(3 photographs)" in notes[0]
 
 
+def test_films_in_it_are_left_for_a_command_of_their_own(scans, weights, tmp_path, capsys):
+    (scans / "album/holiday.mp4").touch()
+    assert run(scans, tmp_path / "out", "--weights", weights) == 0
+    assert "note: films are left out: colour each by itself (1)" in capsys.readouterr().out
+    assert tree(tmp_path / "out") == sorted(OUT)
+
+
 def test_an_output_inside_the_input_is_not_coloured_again(scans, weights):
     assert run(scans, scans / "coloured", "--weights", weights) == 0
     assert run(scans, scans / "coloured", "--weights", weights, "--overwrite") == 0
