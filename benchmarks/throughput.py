@@ -1,178 +1,280 @@
-"""Training throughput over batch sizes: the bare jitted step, and train.py's own loop beside it.
+"""Images a second over batch sizes, and how much of the device that is.
 
-Both do the same steps in one process, in turn: a segment of the loop, the same number of bare
-steps on a batch that stays in device memory, and so on. The loop gathers its batches from a packed
-pool of random photographs, logs and shows progress as it does for a user. Compilation is left out;
-the device is idle at both ends of every timed segment. The figure to read is the median of the
-pairwise ratios: absolute images/s drift with the machine, ratios far less. Last, what the vivid
-preset's step costs beside the squared-error step of the same network, in turn likewise.
+    python benchmarks/throughput.py --json FILE
+
+For each preset, mode, size and type of number: batches of 1, 2, 4 … until memory ends, which ends
+that sweep and is reported. `train` is the whole training step, crops and colour conversion
+included; `infer` is lightness to ab as in `colorize.py`. Data are fresh random numbers, two sets
+in turn; the device is waited for inside the timed region; compilation is reported apart. FLOP are
+counted from the jaxpr (`flops.py`). Their share is of a large matrix product measured in the same
+run, and of the vendor's peak; that of bytes (each product's operands read once, its result written
+once) is of a large copy. Memory is what the compiled program needs: arguments, results and
+temporaries, on one device. Last, what a vivid step costs beside a squared-error step of the same
+network, in turn.
 """
 
 import argparse
-import contextlib
-import io
 import json
-import platform
-import statistics
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
+
+import flops
 import jax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+import timing
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from colorjax import colorizer, config, model, step
 
-import train
-from colorjax import config, data, model, step
-
-
-def make_photographs(folder: Path, count: int, side: int) -> None:
-    """Colourful random pictures, no two alike."""
-    random = np.random.default_rng(0)
-    for number in range(count):
-        coarse = random.integers(0, 256, (6, 6, 3), np.uint8)
-        Image.fromarray(coarse).resize((side, side)).save(folder / f"{number}.png")
+MODES = ("train", "infer")
+HEADS = {"paper": "ab", "unet": "ab", "vivid": "bins"}
+CASES = ("preset", "mode", "size", "dtype")
 
 
-def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) -> dict:
-    """Seconds a step of the bare step and of the loop, pair by pair."""
-    count = options.pairs * options.steps
-    argv = ["--data", str(folder), "--out", str(out), "--network", options.network,
-            "--width", str(options.width), "--size", str(options.size), "--batch", str(batch),
-            "--head", "ab", "--colorfulness", "0", "--devices", "1", "--val-fraction", "1e-9",
-            "--validate-every", "1000000000", "--steps", str(count + options.steps)]  # fmt: skip
-    settings, _ = config.open_run(vars(config.train_parser().parse_args(argv)), False)
-    run = train.Run(settings, None)
-    spare = jax.tree.map(jax.numpy.copy, run.state)
-    images = jax.device_put(run.pool.images[run.rows[:batch]])
-
-    def bare(steps: int) -> float:
-        nonlocal spare
-        start = time.perf_counter()
-        for _ in range(steps):
-            spare, _ = step.train_step(run.config, spare, images)
-        jax.block_until_ready(spare)
-        return (time.perf_counter() - start) / steps
-
-    loops, bares = [], []
-    gather = data.batches
-
-    def interleaved(*args):
-        """The loop's batches; between its segments, while it waits, the bare steps."""
-        start = 0.0
-        for number, batch_images in enumerate(gather(*args)):
-            if number % options.steps == 0:
-                jax.block_until_ready(run.state)
-                if number >= 2 * options.steps:  # the first segment warms up
-                    loops.append((time.perf_counter() - start) / options.steps)
-                bares.append(bare(options.steps))
-                start = time.perf_counter()
-            yield batch_images
-
-    data.batches = interleaved
-    try:
-        run.train()
-    finally:
-        data.batches = gather
-    bares = bares[2:]
-    ratios = [alone / loop for alone, loop in zip(bares, loops, strict=False)]
-    return {
-        "batch": batch,
-        "step_images_per_second": round(batch / statistics.median(bares), 2),
-        "loop_images_per_second": round(batch / statistics.median(loops), 2),
-        "loop_to_step": round(statistics.median(ratios), 4),
-        "loop_to_step_spread": [round(min(ratios), 4), round(max(ratios), 4)],
-        "pairs": len(ratios),
-    }
+class OutOfMemoryError(RuntimeError):
+    """A batch does not fit."""
 
 
-def vivid_to_mse(options: argparse.Namespace) -> dict:
-    """Seconds of a vivid step over those of a squared-error step of the same network, in turn."""
-    batch, runs = max(options.batch), {}
-    random = np.random.default_rng(0)
-    side = options.size * 9 // 8
-    images = jax.device_put(random.integers(0, 256, (batch, side, side, 3), np.uint8))
-    for head in ("ab", "bins"):
-        network = model.NetworkConfig("unet", options.width, head)
-        settings = step.StepConfig(network, size=options.size)
-        runs[head] = [settings, step.create_state(settings), []]
-    for number in range(options.pairs + 1):
-        for run in runs.values():
-            settings, state, seconds = run
-            start = time.perf_counter()
-            for _ in range(options.steps):
-                state, _ = step.train_step(settings, state, images)
+def network_of(preset: str, width: int) -> model.NetworkConfig:
+    """A preset's network."""
+    if preset == "paper":
+        return model.NetworkConfig("paper")
+    return model.NetworkConfig("unet", width, HEADS[preset])
+
+
+def compiled(function: Any, *args: Any) -> tuple[Callable, float, float]:
+    """A jitted function compiled for its arguments; seconds; MiB of memory on a device.
+
+    Raises:
+        OutOfMemoryError: it needs more than there is.
+    """
+    start = time.perf_counter()
+    program = function.lower(*args).compile()
+    seconds = time.perf_counter() - start
+    plan = program.memory_analysis()
+    needed = (plan.argument_size_in_bytes + plan.output_size_in_bytes
+              + plan.temp_size_in_bytes - plan.alias_size_in_bytes)  # fmt: skip
+    if needed > free_memory():  # a CPU's would be swapped or the process killed, not refused
+        raise OutOfMemoryError
+    return program, seconds, needed / 2**20
+
+
+def free_memory() -> int:
+    """Bytes that a program may take on the first device."""
+    statistics = jax.devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) << 10
+    return sys.maxsize
+
+
+def case(
+    preset: str, mode: str, size: int, dtype: str, batch: int, options: argparse.Namespace
+) -> tuple[Callable[[int], object], dict]:
+    """How to time one case, and what is known of it before."""
+    network, random = network_of(preset, options.width), np.random.default_rng(0)
+    whole, split = step.placement(options.devices)
+    if mode == "train":
+        side = size * 9 // 8
+        settings = step.StepConfig(network, size=size, dtype=dtype)
+        data = [random.integers(0, 256, (batch, side, side, 3), np.uint8) for _ in range(2)]
+        state = jax.device_put(step.create_state(settings), whole)
+        sets = [jax.device_put(images, split) for images in data]
+        work = flops.count(lambda s, i: step.train_step(settings, s, i), state, sets[0])
+        program, seconds, memory = compiled(step.train_step, settings, state, sets[0])
+
+        def calls(count: int) -> None:
+            nonlocal state
+            for number in range(count):
+                state, _ = program(state, sets[number % 2])
             jax.block_until_ready(state)
-            run[1] = state
-            if number:  # the first compiles
-                seconds.append((time.perf_counter() - start) / options.steps)
-    ratios = [vivid / mse for mse, vivid in zip(runs["ab"][2], runs["bins"][2], strict=True)]
+    else:
+        params = jax.device_put(model.init(0, network), whole)
+        data = [random.uniform(0, 100, (batch, size, size)).astype(np.float32) for _ in range(2)]
+        sets = [jax.device_put(lightness, split) for lightness in data]
+        temperature = jnp.float32(0.5)
+        predict = colorizer._predict
+        work = flops.count(lambda p, x: predict(p, network, x, dtype, temperature), params, sets[0])
+        program, seconds, memory = compiled(predict, params, network, sets[0], dtype, temperature)
+
+        def calls(count: int) -> None:
+            for number in range(count):
+                result = program(params, sets[number % 2], temperature)
+            jax.block_until_ready(result)
+
+    known = {
+        "compile_seconds": round(seconds, 2),
+        "memory_mib": round(memory, 1),
+        "gflop_per_image": round(work.flops / batch / 1e9, 4),
+        "mbyte_per_image": round(work.bytes / batch / 1e6, 3),
+    }
+    return calls, known
+
+
+def sweep(
+    preset: str, mode: str, size: int, dtype: str, ceiling: dict, options: argparse.Namespace
+) -> list[dict]:
+    """A row for each batch size; the last says so if memory ended."""
+    peak = timing.PEAKS.get(jax.devices()[0].device_kind, {})
+    devices = options.devices or jax.device_count()
+    rows = []
+    for batch in options.batches or [1 << power for power in range(20)]:
+        row = {"preset": preset, "mode": mode, "size": size, "dtype": dtype, "batch": batch}
+        rows.append(row)
+        if batch % devices:
+            rows.pop()
+            continue
+        try:
+            run, known = case(preset, mode, size, dtype, batch, options)
+            taken = timing.in_turn({"": run}, options.seconds, options.repeats)[""]
+        except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, OutOfMemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            row["out_of_memory"] = True
+            print(f"{label(row):40} {batch:>6}  out of memory", flush=True)
+            break
+        pace = {name: round(batch / second, 2) for name, second in timing.spread(taken, 9).items()}
+        median = timing.spread(taken, 9)["median"]
+        rate = 1e9 * known["gflop_per_image"] * pace["median"] / devices
+        row |= known | {
+            "milliseconds": round(1e3 * median, 3),
+            "images_per_second": pace["median"],
+            "images_per_second_spread": [pace["max"], pace["min"]],
+            "tflop_per_second": round(rate / 1e12, 4),
+            "share_of_matrix": round(rate / ceiling["flops"], 4),
+            "share_of_peak": round(rate / peak[dtype], 4) if peak else None,
+            "share_of_copy": round(
+                1e6 * known["mbyte_per_image"] * pace["median"] / devices / ceiling["bytes"], 4
+            ),
+        }
+        show(row)
+        if median > options.longest:
+            break
+    return rows
+
+
+def label(row: dict) -> str:
+    """A case in words."""
+    return f"{row['preset']}, {row['mode']}, {row['size']}², {row['dtype']}"
+
+
+def show(row: dict) -> None:
+    """A row of the table."""
+    of_peak = f"{row['share_of_peak']:>6.1%}" if row["share_of_peak"] is not None else f"{'-':>6}"
+    low, high = row["images_per_second_spread"]
+    print(f"{label(row):40} {row['batch']:>6} {row['images_per_second']:>10.1f} "
+          f"{f'{low:.4g}…{high:.4g}':>15} {row['milliseconds']:>10.2f} "
+          f"{row['tflop_per_second']:>8.2f} {row['share_of_matrix']:>7.1%} {of_peak} "
+          f"{row['share_of_copy']:>6.1%} {row['memory_mib']:>9.0f} {row['compile_seconds']:>8.1f}",
+          flush=True)  # fmt: skip
+
+
+def objectives(options: argparse.Namespace) -> dict:
+    """Seconds of a vivid step over those of a squared-error step of the same network, in turn."""
+    batch, size = options.objectives_batch, options.sizes[0]
+    runs = {name: case(name, "train", size, options.dtypes[0], batch, options)[0]
+            for name in ("unet", "vivid")}  # fmt: skip
+    taken = timing.in_turn(runs, 5 * options.seconds, max(7, options.repeats))
     return {
         "batch": batch,
-        "mse_images_per_second": round(batch / statistics.median(runs["ab"][2]), 2),
-        "vivid_images_per_second": round(batch / statistics.median(runs["bins"][2]), 2),
-        "vivid_to_mse": round(statistics.median(ratios), 4),
-        "vivid_to_mse_spread": [round(min(ratios), 4), round(max(ratios), 4)],
-        "pairs": len(ratios),
-    }
+        "size": size,
+        "dtype": options.dtypes[0],
+        "vivid_to_mse": timing.ratios(taken["vivid"], taken["unet"]),
+    } | {f"{name}_images_per_second": round(batch / timing.spread(taken[name])["median"], 2)
+         for name in taken}  # fmt: skip
+
+
+def plot(path: Path, rows: list[dict], about: str) -> None:
+    """Images a second over batch sizes, a line a case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharex=True)
+    for axis, mode in zip(axes, MODES, strict=True):
+        named = {label(row).replace(f", {mode}", ""): [] for row in rows if row["mode"] == mode}
+        for row in rows:
+            if row["mode"] == mode and "images_per_second" in row:
+                point = (row["batch"], row["images_per_second"])
+                named[label(row).replace(f", {mode}", "")].append(point)
+        for name, points in named.items():
+            axis.plot(*zip(*points, strict=True), marker="o", label=name)
+        axis.set(xscale="log", yscale="log", xlabel="batch", ylabel="images/s",
+                 title={"train": "training step", "infer": "inference"}[mode])  # fmt: skip
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.suptitle(about, fontsize="medium")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure each batch size, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--network", default="unet", choices=("paper", "unet"))
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--steps", type=int, default=10, help="a segment (default: 10)")
-    parser.add_argument("--pairs", type=int, default=7, help="segments of each (default: 7)")
-    parser.add_argument("--quick", action="store_true", help="small and short, for a test")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    """Measure, print a table, write JSON and a plot; the exit status."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    add = parser.add_argument
+    add("--presets", nargs="+", default=list(HEADS), choices=HEADS)
+    add("--modes", nargs="+", default=list(MODES), choices=MODES)
+    add("--sizes", type=int, nargs="+", default=[128, 256])
+    add("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
+    add("--batches", type=int, nargs="+", help="(default: 1, 2, 4 … until memory ends)")
+    add("--width", type=int, default=64, help="of the unet (default: 64)")
+    add("--devices", type=int, default=1, help="to split batches over; 0: all (default: 1)")
+    add("--seconds", type=float, default=2, help="for each figure (default: 2)")
+    add("--repeats", type=int, default=5, help="segments of it (default: 5)")
+    add("--longest", type=float, default=20, help="end a sweep when a step takes longer, seconds")
+    add("--objectives-batch", type=int, default=64, help="for vivid against squared error; 0: not")
+    add("--quick", action="store_true", help="one size and type, few batches: under 2 minutes")
+    add("--json", type=Path, metavar="FILE", help="where to write the figures")
+    add("--plot", type=Path, metavar="FILE", help="where to draw them (needs matplotlib)")
     options = parser.parse_args(argv)
     if options.quick:
-        options.width, options.size, options.batch = 16, 32, [4]
-        options.steps, options.pairs = 4, 4
-    if options.pairs < 3:
-        parser.error(f"--pairs {options.pairs}: it must be 3 or more")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"--json {options.json}: {options.json.parent} is not a directory")
+        options.sizes, options.dtypes, options.batches = [64], ["float32"], [1, 8]
+        options.width, options.seconds, options.repeats = 16, 0.5, 3
+        options.objectives_batch = 8
+    for name, path in (("--json", options.json), ("--plot", options.plot)):
+        if path and not path.parent.is_dir():
+            parser.error(f"{name} {path}: {path.parent} is not a directory")
     config.use_compilation_cache()
-    report = {
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "network": options.network,
-        "width": options.width if options.network == "unet" else None,
-        "size": options.size,
-        "rows": [],
-    }
-    print(f"{report['device']}, jax {jax.__version__}: {options.network} at {options.size}²")
-    print(f"{'batch':>6} {'step, images/s':>15} {'loop, images/s':>15} {'loop/step':>10}  spread")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "photographs"
-        folder.mkdir()
-        make_photographs(folder, max(256, 2 * max(options.batch)), options.size * 9 // 8)
-        for batch in options.batch:
-            with contextlib.redirect_stdout(io.StringIO()):
-                row = measure(options, batch, folder, Path(temporary) / f"run-{batch}")
-            report["rows"].append(row)
-            low, high = row["loop_to_step_spread"]
-            print(f"{batch:>6} {row['step_images_per_second']:>15.1f} "
-                  f"{row['loop_images_per_second']:>15.1f} {row['loop_to_step']:>10.3f}  "
-                  f"{low:.2f}…{high:.2f}", flush=True)  # fmt: skip
-    if options.network == "unet":
-        report["objectives"] = row = vivid_to_mse(options)
-        low, high = row["vivid_to_mse_spread"]
+    about = timing.device() | {"devices": options.devices or jax.device_count()}
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    ceilings = {dtype: timing.ceilings(dtype, options.seconds) for dtype in options.dtypes}
+    for dtype, ceiling in ceilings.items():
+        print(f"measured here, {dtype}: a matrix product {ceiling['flops'] / 1e12:.3g} TFLOP/s, "
+              f"a copy {ceiling['bytes'] / 1e9:.4g} GB/s")  # fmt: skip
+    print(f"\n{'':40} {'batch':>6} {'images/s':>10} {'spread':>15} {'ms':>10} {'TFLOP/s':>8} "
+          f"{'matrix':>7} {'peak':>6} {'copy':>6} {'MiB':>9} {'compile':>8}")  # fmt: skip
+    report: dict = about | {"width": options.width, "ceilings": ceilings, "rows": []}
+    for preset in options.presets:
+        for mode in options.modes:
+            for size in options.sizes:
+                for dtype in options.dtypes:
+                    ceiling = ceilings[dtype]
+                    report["rows"] += sweep(preset, mode, size, dtype, ceiling, options)
+    if options.objectives_batch:
+        report["objectives"] = row = objectives(options)
+        ratio = row["vivid_to_mse"]
         print(f"\nat batch {row['batch']} a step on squared error does "
-              f"{row['mse_images_per_second']:.1f} images/s, a vivid one "
-              f"{row['vivid_images_per_second']:.1f}; it takes {row['vivid_to_mse']:.3f} times as "
-              f"long ({low:.2f}…{high:.2f})")  # fmt: skip
+              f"{row['unet_images_per_second']:.1f} images/s, a vivid one "
+              f"{row['vivid_images_per_second']:.1f}; it takes {ratio['median']:.3f} times as "
+              f"long ({ratio['min']:.2f}…{ratio['max']:.2f})")  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
         print(f"wrote {options.json}")
+    if options.plot:
+        try:
+            plot(options.plot, report["rows"], f"{about['device']}, jax {about['jax']}")
+            print(f"wrote {options.plot}")
+        except ImportError:
+            print("no plot: matplotlib is missing (pip install -e '.[plots]')", file=sys.stderr)
     return 0
 
 

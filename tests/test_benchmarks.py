@@ -21,19 +21,53 @@ def benchmark(name):
     return module
 
 
-def test_throughput_measures_step_and_loop_in_pairs(tmp_path, capsys):
-    out = tmp_path / "throughput.json"
-    assert benchmark("throughput").main(["--quick", "--json", str(out)]) == 0
-    (row,) = json.loads(out.read_text())["rows"]
+def test_pipeline_measures_step_and_loop_in_pairs(tmp_path, capsys):
+    out = tmp_path / "pipeline.json"
+    assert benchmark("pipeline").main(["--quick", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    (row,) = report["rows"]
     assert row["batch"] == 4 and row["pairs"] >= 3
     low, high = row["loop_to_step_spread"]
     assert 0 < low <= row["loop_to_step"] <= high
     assert row["step_images_per_second"] > 0 and row["loop_images_per_second"] > 0
-    objectives = json.loads(out.read_text())["objectives"]
-    low, high = objectives["vivid_to_mse_spread"]
-    assert 0 < low <= objectives["vivid_to_mse"] <= high
+    packing = report["packing"]
+    assert packing["pack_per_second_and_core"] > packing["imageio_per_second_and_core"] > 0
     said = capsys.readouterr().out
-    assert "loop/step" in said and "times as long" in said
+    assert "loop/step" in said and "a second and core" in said
+
+
+SMALL = ["--presets", "unet", "--width", "16", "--sizes", "32", "--dtypes", "float32",
+         "--seconds", "0.1", "--repeats", "3"]  # fmt: skip
+
+
+def test_throughput_measures_steps_and_their_share_of_the_device(tmp_path, capsys):
+    out = tmp_path / "throughput.json"
+    argv = [*SMALL, "--batches", "2", "--objectives-batch", "2", "--json", str(out)]
+    assert benchmark("throughput").main(argv) == 0
+    report = json.loads(out.read_text())
+    train, infer = report["rows"]
+    assert (train["mode"], infer["mode"]) == ("train", "infer")
+    assert 2.5 < train["gflop_per_image"] / infer["gflop_per_image"] < 3.5
+    for row in (infer, train):
+        least, most = sorted(row["images_per_second_spread"])
+        assert 0 < least <= row["images_per_second"] <= most
+        assert 0 < row["share_of_matrix"] < 1 and row["memory_mib"] > 0
+        assert row["share_of_peak"] is None  # no vendor's figure for a CPU
+    ratio = report["objectives"]["vivid_to_mse"]
+    assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+    assert "times as long" in capsys.readouterr().out
+
+
+def test_throughput_doubles_batches_until_memory_ends(tmp_path, capsys, monkeypatch):
+    throughput, out = benchmark("throughput"), tmp_path / "throughput.json"
+    free = iter([2**40, 2**40, 0])
+    monkeypatch.setattr(throughput, "free_memory", lambda: next(free))
+    argv = [*SMALL, "--modes", "infer", "--objectives-batch", "0", "--json", str(out)]
+    assert throughput.main(argv) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["batch"] for row in rows] == [1, 2, 4]
+    assert rows[2]["out_of_memory"] and "images_per_second" not in rows[2]
+    assert "out of memory" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,185 @@
+"""train.py's own images a second beside those of the bare step, and how fast folders are packed.
+
+Both do the same steps in one process, in turn: a segment of the loop, the same number of bare
+steps on a batch that stays in device memory, and so on. The loop gathers its batches from a packed
+pool of random photographs, logs and shows progress as it does for a user. Compilation is left out;
+the device is idle at both ends of every timed segment. The figure to read is the median of the
+pairwise ratios: absolute images/s drift with the machine, ratios far less.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio.v3 as iio
+import jax
+import numpy as np
+from PIL import Image
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
+
+import timing
+
+import train
+from colorjax import config, data, step
+
+
+def make_photographs(folder: Path, count: int, side: int) -> None:
+    """Colourful random pictures, no two alike."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = random.integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(coarse).resize((side, side)).save(folder / f"{number}.png")
+
+
+def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) -> dict:
+    """Seconds a step of the bare step and of the loop, pair by pair."""
+    count = options.pairs * options.steps
+    argv = ["--data", str(folder), "--out", str(out), "--network", options.network,
+            "--width", str(options.width), "--size", str(options.size), "--batch", str(batch),
+            "--head", "ab", "--colorfulness", "0", "--dtype", options.dtype,
+            "--devices", "1", "--val-fraction", "1e-9", "--validate-every", "1000000000",
+            "--steps", str(count + options.steps)]  # fmt: skip
+    settings, _ = config.open_run(vars(config.train_parser().parse_args(argv)), False)
+    run = train.Run(settings, None)
+    spare = jax.tree.map(jax.numpy.copy, run.state)
+    images = jax.device_put(run.pool.images[run.rows[:batch]])
+
+    def bare(steps: int) -> float:
+        nonlocal spare
+        start = time.perf_counter()
+        for _ in range(steps):
+            spare, _ = step.train_step(run.config, spare, images)
+        jax.block_until_ready(spare)
+        return (time.perf_counter() - start) / steps
+
+    loops, bares = [], []
+    gather = data.batches
+
+    def interleaved(*args):
+        """The loop's batches; between its segments, while it waits, the bare steps."""
+        start = 0.0
+        for number, batch_images in enumerate(gather(*args)):
+            if number % options.steps == 0:
+                jax.block_until_ready(run.state)
+                if number >= 2 * options.steps:  # the first segment warms up
+                    loops.append((time.perf_counter() - start) / options.steps)
+                bares.append(bare(options.steps))
+                start = time.perf_counter()
+            yield batch_images
+
+    data.batches = interleaved
+    try:
+        run.train()
+    finally:
+        data.batches = gather
+    bares = bares[2:]
+    ratios = [alone / loop for alone, loop in zip(bares, loops, strict=False)]
+    return {
+        "batch": batch,
+        "step_images_per_second": round(batch / statistics.median(bares), 2),
+        "loop_images_per_second": round(batch / statistics.median(loops), 2),
+        "loop_to_step": round(statistics.median(ratios), 4),
+        "loop_to_step_spread": [round(min(ratios), 4), round(max(ratios), 4)],
+        "pairs": len(ratios),
+    }
+
+
+def packing(options: argparse.Namespace, folder: Path) -> dict:
+    """Photographs a second and core that `data.pack` decodes, beside a plain imageio read.
+
+    JPEGs of 3 megapixels, as a camera makes them; both on one core, in turn.
+    """
+    random = np.random.default_rng(0)
+    paths = []
+    for number in range(options.photographs):
+        coarse = Image.fromarray(random.integers(0, 256, (48, 64, 3), np.uint8))
+        grain = random.normal(0, 4, (1536, 2048, 3))
+        pixels = np.asarray(coarse.resize((2048, 1536), Image.Resampling.BICUBIC)) + grain
+        paths.append(folder / f"{number}.jpg")
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+
+    def over(read: Callable[[Path], object]) -> Callable[[int], object]:
+        return lambda count: [read(path) for _ in range(count) for path in paths]
+
+    side = options.size * 9 // 8
+    runs = {
+        "pack": over(lambda path: data._decode(path, side)),
+        "imageio": over(lambda path: iio.imread(path)),
+    }
+    taken = timing.in_turn(runs, 1.0, 5)
+    each = {name: timing.spread(values)["median"] / len(paths) for name, values in taken.items()}
+    return {
+        "megapixels": 3.1,
+        "pack_per_second_and_core": round(1 / each["pack"], 1),
+        "imageio_per_second_and_core": round(1 / each["imageio"], 1),
+        "pack_to_imageio": timing.ratios(taken["imageio"], taken["pack"]),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure each batch size, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--network", default="unet", choices=("paper", "unet"))
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument(
+        "--photographs", type=int, default=24, help="to pack; 0: none (default: 24)"
+    )
+    parser.add_argument("--steps", type=int, default=10, help="a segment (default: 10)")
+    parser.add_argument("--pairs", type=int, default=7, help="segments of each (default: 7)")
+    parser.add_argument("--quick", action="store_true", help="small and short, for a test")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.width, options.size, options.batch = 16, 32, [4]
+        options.steps, options.pairs, options.photographs = 4, 4, 2
+    if options.pairs < 3:
+        parser.error(f"--pairs {options.pairs}: it must be 3 or more")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: {options.json.parent} is not a directory")
+    config.use_compilation_cache()
+    report = timing.device() | {
+        "network": options.network,
+        "width": options.width if options.network == "unet" else None,
+        "size": options.size,
+        "rows": [],
+    }
+    print(f"{report['device']}, jax {jax.__version__}: {options.network} at {options.size}²")
+    print(f"{'batch':>6} {'step, images/s':>15} {'loop, images/s':>15} {'loop/step':>10}  spread")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "photographs"
+        folder.mkdir()
+        make_photographs(folder, max(256, 2 * max(options.batch)), options.size * 9 // 8)
+        for batch in options.batch:
+            with contextlib.redirect_stdout(io.StringIO()):
+                row = measure(options, batch, folder, Path(temporary) / f"run-{batch}")
+            report["rows"].append(row)
+            low, high = row["loop_to_step_spread"]
+            print(f"{batch:>6} {row['step_images_per_second']:>15.1f} "
+                  f"{row['loop_images_per_second']:>15.1f} {row['loop_to_step']:>10.3f}  "
+                  f"{low:.2f}…{high:.2f}", flush=True)  # fmt: skip
+        if options.photographs:
+            camera = Path(temporary) / "camera"
+            camera.mkdir()
+            report["packing"] = row = packing(options, camera)
+            print(f"\npacking at {options.size * 9 // 8} pixels: {row['pack_per_second_and_core']} "
+                  f"photographs of 3 megapixels a second and core, a plain imageio read "
+                  f"{row['imageio_per_second_and_core']}")  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+        print(f"wrote {options.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Timing, done the same way in every benchmark: in turn, on fresh random data, to the very end."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A vendor's figures: dense products (float32 as TF32), and bytes of memory traffic, a second.
+PEAKS = {
+    "NVIDIA A100-SXM4-80GB": {"bfloat16": 312e12, "float32": 156e12, "bytes": 2.04e12},
+    "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 495e12, "bytes": 3.35e12},
+    "NVIDIA H200": {"bfloat16": 989e12, "float32": 495e12, "bytes": 4.8e12},
+}
+
+
+def device() -> dict:
+    """What the figures were measured on."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def in_turn(
+    runs: dict[str, Callable[[int], object]], seconds: float, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds a call of each, `repeats` times, a segment of one after a segment of the other.
+
+    Args:
+        runs: each makes so many calls and returns when the device has finished them.
+        seconds: that all segments of one shall take together.
+        repeats: segments of each.
+    """
+    calls = {}
+    for name, run in runs.items():
+        run(2)  # the first may compile, the second be the first with warm caches
+        start = time.perf_counter()
+        run(1)
+        calls[name] = max(1, round(seconds / repeats / (time.perf_counter() - start)))
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(calls[name])
+            taken[name].append((time.perf_counter() - start) / calls[name])
+    return taken
+
+
+def spread(values: list[float], digits: int = 4) -> dict:
+    """Median, least and most, to so many significant digits."""
+    functions = {"median": statistics.median, "min": min, "max": max}
+    return {name: float(f"{of(values):.{digits}g}") for name, of in functions.items()}
+
+
+def ratios(numerators: list[float], denominators: list[float]) -> dict:
+    """Pair by pair: what drifts with the machine drops out."""
+    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def ceilings(dtype: str, seconds: float = 1.0) -> dict[str, float]:
+    """What this device reaches: FLOP/s of a large matrix product, bytes/s of a large copy."""
+    gpu = jax.default_backend() == "gpu"
+    side, length = (8192, 1 << 28) if gpu else (2048, 1 << 26)
+    random = np.random.default_rng(0)
+    square = jnp.asarray(random.standard_normal((side, side), np.float32), dtype)
+    numbers = jnp.asarray(random.standard_normal(length // 4, np.float32))
+    multiply, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+
+    def run(function: Callable, *args: jax.Array) -> Callable[[int], object]:
+        def calls(count: int) -> None:
+            for _ in range(count):
+                result = function(*args)
+            jax.block_until_ready(result)
+
+        return calls
+
+    runs = {"matrix": run(multiply, square, square), "copy": run(copy, numbers)}
+    taken = {name: statistics.median(values)
+             for name, values in in_turn(runs, seconds, 5).items()}  # fmt: skip
+    return {"flops": 2 * side**3 / taken["matrix"], "bytes": 2 * length / taken["copy"]}
