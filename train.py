@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colorjax import checkpoint, config, data, model, report, step, validation
+from colorjax import checkpoint, config, data, model, processes, report, step, validation
 from colorjax.config import ConfigError, TrainConfig
 
 VALIDATIONS, MOST_STEPS = 20, 2**31 - 1  # unless --validate-every says otherwise; in int32
@@ -22,24 +21,6 @@ PHOTOGRAPHS, SAMPLES = 256, 8  # validated on, at most; shown in grids and strip
 
 class TrainingError(RuntimeError):
     """Why training stopped, as one sentence."""
-
-
-class Interrupt:
-    """Ctrl-C or SIGTERM asks the run to save and end; a second one ends it at once."""
-
-    def __init__(self):
-        """Listen from now on."""
-        self.signal = 0
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, number: int, _frame: Any) -> None:
-        self.signal = number
-        self.restore()
-
-    def restore(self) -> None:
-        """Listen no more."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def initial_weights(settings: TrainConfig) -> model.Params | None:
@@ -55,13 +36,17 @@ def initial_weights(settings: TrainConfig) -> model.Params | None:
 
 
 def packed(folder: str, settings: TrainConfig) -> data.Pool:
-    """The folder's pool, with a bar while it is packed."""
+    """The folder's pool, with a bar while it is packed; packed once, if all share a disk."""
     bar = report.Bar("packing")
+    if not processes.is_first():
+        processes.wait_for_all(folder)
     try:
         return data.pack(folder, settings.pool_side, config.cache_directory() / "pools",
                          settings.min_colorfulness, progress=bar.update)  # fmt: skip
     finally:
         bar.close()
+        if processes.is_first():
+            processes.wait_for_all(folder)
 
 
 class Run:
@@ -82,6 +67,7 @@ class Run:
             raise ConfigError(f"--batch {settings.batch}: it must be a multiple of the "
                               f"{self.split.mesh.size} devices, or set --devices")  # fmt: skip
         params = None if saved else initial_weights(settings)
+        processes.wait_for_all("open")  # all have looked at the directory before one writes there
         self.out.mkdir(parents=True, exist_ok=True)
         if not saved:
             self._remember(None)  # before packing, so that a run killed there can be resumed
@@ -96,7 +82,7 @@ class Run:
             else:
                 self._remember(pools)
         except BaseException:
-            if not saved:
+            if not saved and processes.is_first():
                 (self.out / "config.json").unlink()
                 self.out.rmdir()
             raise
@@ -116,11 +102,15 @@ class Run:
         if newest is not None:
             self.state, self.progress = self.checkpoints.restore(newest, self.state)
         else:
-            total = jax.device_put(jnp.int32(min(self._total_steps(), MOST_STEPS)), whole)
+            total = processes.greatest(min(self._total_steps(), MOST_STEPS))
+            total = jax.device_put(jnp.int32(total), whole)
             self.state = dataclasses.replace(self.state, total_steps=total)
-        report.cut_back(self.out, newest or 0)
+        if processes.is_first():
+            report.cut_back(self.out, newest or 0)
 
     def _remember(self, pools: dict[str, str] | None) -> None:
+        if not processes.is_first():
+            return
         path = self.out / "config.json"
         content = {"config": dataclasses.asdict(self.settings), "pools": pools}
         path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
@@ -144,7 +134,7 @@ class Run:
         if not settings.minutes:
             return max(1, round(settings.epochs * (len(self.rows) // settings.batch)))
         spare = jax.tree.map(jnp.copy, self.state)
-        images = jax.device_put(self.pool.images[self.rows[: settings.batch]], self.split)
+        images = data.put(self.pool, self.rows[: settings.batch], self.split)
 
         def once() -> Any:
             nonlocal spare
@@ -152,7 +142,9 @@ class Run:
             return result
 
         a_step = step.seconds_per_call(once, min(10, 3 * settings.minutes))
-        a_validation = step.seconds_per_call(lambda: self.validation.measure(spare.ema), 0)
+        a_validation = step.seconds_per_call(
+            lambda: self.validation.measure(processes.own(spare.ema)), 0
+        )
         if settings.validate_every:
             steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
         else:
@@ -171,7 +163,7 @@ class Run:
               f"photographs to train on, {self.validation.count} to validate; {total} steps of "
               f"{settings.batch}" + (f", going on from step {first}" if first else ""))  # fmt: skip
 
-        interrupt, bar, text, done = Interrupt(), report.Bar("training"), "", first
+        interrupt, bar, text, done = processes.Interrupt(), report.Bar("training"), "", first
         waiting: list[tuple[int, dict[str, jax.Array]]] = []  # results still on the device
         losses: list[float] = []
         since, steps_since = time.perf_counter(), first
@@ -200,9 +192,10 @@ class Run:
                     loss, pace = sum(losses) / len(losses), settings.batch * pace
                     losses.clear()
                     text = f"loss {loss:.5f}  {pace:.0f} images/s"
-                    report.log(self.out, step=done, loss=loss, images_per_second=round(pace, 1))
+                    self._log(step=done, loss=loss, images_per_second=round(pace, 1))
                 bar.update(done, total, text)
-                asked = interrupt.signal  # once, since it may come at any moment
+                # Once a step, since it may come at any moment.
+                asked = interrupt.asked(together=done % log_every == 0)
                 if done % every == 0 or done == total or asked:
                     collect(keep=0)
                     if not step.is_finite(self.state.params):
@@ -240,25 +233,28 @@ class Run:
     def _validate(self, done: int, text: str) -> float:
         """Measure, show and log; keep the weights if they are the best so far. Their loss."""
         progress, share = self.progress, self.settings.colorfulness
-        measured = self.validation.measure(self.state.ema, SAMPLES)
-        loss, figures = measured.validation_loss, measured.figures()
+        ema = processes.own(self.state.ema)
+        measured = self.validation.measure(ema, SAMPLES)
+        loss, figures = processes.firsts(measured.validation_loss), measured.figures()
         if not math.isfinite(loss):
             raise TrainingError(f"after step {done} the network's colours are not finite")
         better = loss < progress["best"]
         progress["stale"] = 0 if better else progress["stale"] + 1
         if better:
             progress.update(best=loss, best_step=done)
+        if better and processes.is_first():
             summary = {
                 "preset": self.settings.preset, "size": self.settings.size,
                 "batch": self.settings.batch, "step": done, "seed": self.settings.seed,
                 "photographs": len(self.rows), "fine_tuned": bool(self.settings.init),
                 **figures, "validation_photographs": self.validation.count,
             }  # fmt: skip
-            checkpoint.save_weights(self.out / "weights.safetensors", self.state.ema,
+            checkpoint.save_weights(self.out / "weights.safetensors", ema,
                                     dataclasses.asdict(self.config.network), summary)  # fmt: skip
         truth = self.validation.truth[:SAMPLES]
-        report.sample_grid(self.out, done, truth, measured.samples)
-        report.log(self.out, step=done, **figures)
+        if processes.is_first():
+            report.sample_grid(self.out, done, truth, measured.samples)
+        self._log(step=done, **figures)
         vivid = f", {measured.psnr_calibrated:.2f} dB at {share:g} of it" if share else ""
         print(f"step {done}: validation {measured.psnr:.2f} dB (grey {measured.psnr_grey:.2f}, "
               f"constant ab {measured.psnr_constant:.2f}) at {measured.colorfulness:.2f} of the "
@@ -266,8 +262,14 @@ class Run:
               flush=True)  # fmt: skip
         return loss
 
+    def _log(self, **entry: float) -> None:
+        if processes.is_first():
+            report.log(self.out, **entry)
+
     def _finish(self) -> int:
         """Say what was written and how to use it."""
+        if not processes.is_first():
+            return 0
         names = ["weights.safetensors", "log.jsonl", "config.json", "strip.png", "samples",
                  "checkpoints", *(["curves.png"] if report.curves(self.out) else [])]  # fmt: skip
         print(f"best validation loss: {self.progress['best']:.5g} at step "
@@ -283,9 +285,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     given = vars(config.train_parser().parse_args(argv))
     try:
+        together = [given.pop(name, None) for name in ("coordinator", "processes", "process")]
+        if any(value is not None for value in together):
+            processes.join(*together)
         config.use_compilation_cache()
         return Run(*config.open_run(given, given.pop("resume", False))).train()
-    except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
+    except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError,
+            processes.JoinError) as error:  # fmt: skip
         print(f"train.py: {error}", file=sys.stderr)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)

@@ -223,22 +223,21 @@ def run(argv: list[str] | None) -> int:
                          ("oracle at a quarter", oracle)):  # fmt: skip
         row(name, np.concatenate([answer(batch) for batch in batches]))
     for number, (name, colorizer) in enumerate(networks.items()):
-        predictions = np.concatenate([network(colorizer)(batch) for batch in batches])
-        row(name, predictions)
-        if number == 0 and options.gallery:
-            gallery(options.gallery, images, predictions)
+        answers = {name: colorizer}
         if colorizer.network.head == "bins":
-            for temperature in options.temperatures:
-                plain = Colorizer(colorizer.params, colorizer.network, colorizer.working_size,
-                                  temperature)  # fmt: skip
-                row(f"{name}, T {temperature:g}",
-                    np.concatenate([network(plain)(batch) for batch in batches]))  # fmt: skip
-        for share in options.shares:
-            factor = factor_for(predictions, images, share * cf_truth)
-            if factor > 15.9:
-                print(f"{name}: too grey to reach CF {share:g} by any factor up to 16")
-                continue
-            row(f"{name} × {factor:.2f}, CF {share:g}", scaled(predictions, images, factor))
+            about = colorizer.params, colorizer.network, colorizer.working_size
+            answers |= {f"{name}, T {t:g}": Colorizer(*about, t) for t in options.temperatures}
+        for named, answer in answers.items():
+            predictions = np.concatenate([network(answer)(batch) for batch in batches])
+            row(named, predictions)
+            if number == 0 and options.gallery and answer is colorizer:
+                gallery(options.gallery, images, predictions)
+            for share in options.shares:
+                factor = factor_for(predictions, images, share * cf_truth)
+                if factor > 15.9:
+                    print(f"{named}: too grey to reach CF {share:g} by any factor up to 16")
+                    continue
+                row(f"{named} × {factor:.2f}, CF {share:g}", scaled(predictions, images, factor))
     if options.json:
         content = {"photographs": len(images), "size": options.size, "cf_truth": cf_truth,
                    "constant_ab": mean_ab.tolist(), "rows": rows}  # fmt: skip

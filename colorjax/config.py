@@ -161,6 +161,11 @@ def train_parser() -> argparse.ArgumentParser:
             metavar=None if option.metadata["choices"] else types[option.name].__name__.upper(),
         )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    several = parser.add_argument_group("several machines", "the same command on each of them")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process, or "
+                         "'auto': ask Slurm, Open MPI or Kubernetes for all three")  # fmt: skip
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
     return parser
 
 

@@ -248,6 +248,17 @@ def _header(count: int, side: int) -> dict:
     return {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
 
 
+def put(pool: Pool, rows: np.ndarray, sharding=None) -> jax.Array:
+    """Some photographs on the device, or each device's share of them there: `B S S 3` uint8.
+
+    A process reads what its own devices are given, nothing else.
+    """
+    if sharding is None:
+        return jax.device_put(pool.images[rows])
+    shape = (len(rows), *pool.images.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, lambda at: pool.images[rows[at[0]]])  # type: ignore
+
+
 def batches(
     pool: Pool, rows: np.ndarray, batch: int, seed: int, first: int, last: int, sharding=None
 ) -> Iterator[jax.Array]:
@@ -274,7 +285,7 @@ def batches(
             epoch = step // per_epoch
             order = np.random.default_rng((seed, epoch)).permutation(rows)
         place = step % per_epoch * batch
-        return jax.device_put(pool.images[order[place : place + batch]], sharding)
+        return put(pool, order[place : place + batch], sharding)
 
     with ThreadPoolExecutor(1) as thread:
         ahead = thread.submit(gather, first)

@@ -16,6 +16,8 @@ from colorjax.model import Params
 
 # Of the annealed mean, to choose among. Sharper still gains colour only by patches of wrong ones.
 TEMPERATURES = (1.0, 0.8, 0.6, 0.45, 0.3)
+# What a lower temperature must gain, in dB: it costs rare colours, and less is chance.
+_WORTH = 0.05
 MOST_SATURATION = 4.0
 _BATCH = 64
 
@@ -109,10 +111,11 @@ class Validation:
         return max(_colorfulness(self._small, self._small[..., 1:], 1.0), 1e-3)
 
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
-        """The temperature, and saturation for it, of the least error at the colourfulness wanted.
+        """The temperature, and saturation for it, of little error at the colourfulness wanted.
 
-        Saturation is found by bisection of the mean absolute colourfulness, at the network's
-        output size; it stays within 4, which a network that knows nothing yet would exceed.
+        It is the highest temperature whose error is within 0.05 dB of the least. Saturation is
+        found by bisection of the mean absolute colourfulness, at the network's output size; it
+        stays within 4, which a network that knows nothing yet would exceed.
         """
         wanted, found = self._share * self._cf_truth(), []
         for index, answer in enumerate(ab):
@@ -121,9 +124,9 @@ class Validation:
                 middle = (low + high) / 2
                 below = _colorfulness(self._small, answer, middle) < wanted
                 low, high = (middle, high) if below else (low, middle)
-            error = float(_error(self._small, answer, high))
-            found.append((error, index, high))
-        return min(found)[1:]
+            found.append((float(_error(self._small, answer, high)), index, high))
+        least = min(found)[0]
+        return next((index, high) for error, index, high in found if error <= least + _WORTH)
 
     def _coloured(self, truth: Array, ab: Array) -> jax.Array:
         lightness = color.lightness(jnp.asarray(truth))

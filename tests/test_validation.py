@@ -72,6 +72,16 @@ def test_calibration_reaches_the_share_asked_for(pool, share, monkeypatch):
     assert better == (share > 0.4)  # nearer to the truth is better, and away from it worse
 
 
+@pytest.mark.parametrize("noise, chosen", [(11.95, 1.0), (9.0, 0.8)])
+def test_a_lower_temperature_must_be_worth_it(pool, noise, chosen, monkeypatch):
+    held_out = make(pool, 1.0)
+    truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
+    wrong = np.random.default_rng(0).standard_normal(truth.shape)
+    answers = np.stack([truth + 12 * wrong, truth + noise * wrong])
+    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers))
+    assert held_out.measure({}).temperature == chosen
+
+
 def test_saturation_of_a_network_without_colour_stays_within_bounds(pool):
     measured = make(pool, 0.6).measure(model.init(0, CONFIG.network))
     assert measured.saturation == validation.MOST_SATURATION

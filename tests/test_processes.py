@@ -1,0 +1,115 @@
+"""One run, shared by two processes on this machine."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from conftest import refused
+
+import train
+from colorjax import data, step
+
+ROOT = Path(__file__).parent.parent
+COMMON = ["--preset", "unet", "--width", "16", "--size", "32", "--batch", "8", "--steps", "6",
+          "--validate-every", "3"]  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start(process, port, *argv):
+    """train.py in a process of its own, with one CPU device."""
+    command = [sys.executable, ROOT / "train.py", *argv, "--coordinator", f"localhost:{port}",
+               "--processes", 2, "--process", process]  # fmt: skip
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.Popen([str(word) for word in command], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def both(*argv):
+    port = free_port()
+    return [start(process, port, *argv) for process in (0, 1)]
+
+
+def alone(*argv):
+    return train.main([str(word) for word in (*argv, "--devices", "1")])
+
+
+def weights(run):
+    return safetensors.numpy.load_file(run / "weights.safetensors")
+
+
+def test_two_train_as_one_does_and_one_goes_on_from_their_checkpoint(photographs, tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs = both("--data", photographs, *COMMON, "--out", two)
+    assert alone("--data", photographs, *COMMON, "--out", one) == 0
+    (said, error), (silent, _) = [run.communicate(timeout=240) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], error
+    assert "on 2 cpu device(s)" in said and "wrote" in said
+    assert "validation" not in silent and "wrote" not in silent
+    wanted, together = weights(one), weights(two)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(together[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
+    # The newest checkpoint taken away, one process with one device goes on from the other.
+    shutil.rmtree(two / "checkpoints" / "6")
+    capsys.readouterr()
+    assert alone("--out", two, "--resume") == 0
+    assert "going on from step 3" in capsys.readouterr().out
+    for name, value in wanted.items():
+        np.testing.assert_allclose(weights(two)[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
+
+
+def test_one_of_two_that_is_told_to_end_ends_both(photographs, tmp_path):
+    out = tmp_path / "run"
+    runs = both("--data", photographs, *COMMON, "--steps", "100000", "--out", out)
+    try:
+        while not any((out / "checkpoints").glob("[0-9]*")):
+            assert all(run.poll() is None for run in runs)
+            time.sleep(0.2)
+        runs[1].send_signal(signal.SIGTERM)
+        results = [run.communicate(timeout=120) for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    assert [run.returncode for run in runs] == [128 + signal.SIGTERM] * 2, results
+    assert "interrupted and saved at step" in results[0][0]
+
+
+def test_each_process_reads_its_own_part_of_a_batch():
+    """Two halves of this process's devices stand for two processes."""
+    read = []
+
+    class Images:
+        shape = (8, 2, 2, 3)
+
+        def __getitem__(self, rows):
+            read.append(list(rows))
+            return np.zeros((len(rows), *self.shape[1:]), np.uint8)
+
+    rows = np.array([5, 3, 7, 1])
+    _, split = step.placement(2)
+    pool = types.SimpleNamespace(images=Images())
+    assert data.put(pool, rows, split).shape == (4, 2, 2, 3)  # type: ignore
+    assert sorted(read) == [[5, 3], [7, 1]]
+
+
+def test_processes_that_cannot_be_joined_say_so(photographs, tmp_path, capsys):
+    common = ["--data", photographs, "--out", tmp_path / "run"]
+    refused(capsys, train.main, [*common, "--processes", "2"], "--coordinator")
+    address = ["--coordinator", "localhost:1"]
+    refused(capsys, train.main, [*common, *address], "--processes", "--process")
+    wrong = [*common, *address, "--processes", "2", "--process", "2"]
+    refused(capsys, train.main, wrong, "--process 2", "0 to 1")
+    refused(capsys, train.main, [*common, "--coordinator", "here"], "--coordinator here")
+    assert not (tmp_path / "run").exists()
