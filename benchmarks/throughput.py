@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,25 +120,28 @@ def case(
 
 
 def sweep(
-    preset: str, mode: str, size: int, dtype: str, ceiling: dict, options: argparse.Namespace
-) -> list[dict]:
+    preset: str,
+    mode: str,
+    size: int,
+    dtype: str,
+    ceiling: dict,
+    options: argparse.Namespace,
+    keep: Callable[[dict], None],
+) -> None:
     """A row for each batch size; the last says so if memory ended."""
     peak = timing.PEAKS.get(jax.devices()[0].device_kind, {})
     devices = options.devices or jax.device_count()
-    rows = []
     for batch in options.batches or [1 << power for power in range(20)]:
-        row = {"preset": preset, "mode": mode, "size": size, "dtype": dtype, "batch": batch}
-        rows.append(row)
         if batch % devices:
-            rows.pop()
             continue
+        row = {"preset": preset, "mode": mode, "size": size, "dtype": dtype, "batch": batch}
         try:
             run, known = case(preset, mode, size, dtype, batch, options)
             taken = timing.in_turn({"": run}, options.seconds, options.repeats)[""]
         except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
             if not isinstance(error, OutOfMemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            row["out_of_memory"] = True
+            keep(row | {"out_of_memory": True})
             print(f"{label(row):40} {batch:>6}  out of memory", flush=True)
             break
         pace = {name: round(batch / second, 2) for name, second in timing.spread(taken, 9).items()}
@@ -155,9 +159,16 @@ def sweep(
             ),
         }
         show(row)
+        keep(row)
         if median > options.longest:
             break
-    return rows
+
+
+def record(path: Path | None, report: dict, row: dict) -> None:
+    """Add a row, and write all of it so far: a run may be ended at any time."""
+    report["rows"].append(row)
+    if path:
+        path.write_text(json.dumps(report, indent=1))
 
 
 def label(row: dict) -> str:
@@ -257,8 +268,8 @@ def main(argv: list[str] | None = None) -> int:
         for mode in options.modes:
             for size in options.sizes:
                 for dtype in options.dtypes:
-                    ceiling = ceilings[dtype]
-                    report["rows"] += sweep(preset, mode, size, dtype, ceiling, options)
+                    keep = partial(record, options.json, report)
+                    sweep(preset, mode, size, dtype, ceilings[dtype], options, keep)
     if options.objectives_batch:
         report["objectives"] = row = objectives(options)
         ratio = row["vivid_to_mse"]

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -37,11 +36,6 @@ def start(process, port, *argv):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
 
-def both(*argv):
-    port = free_port()
-    return [start(process, port, *argv) for process in (0, 1)]
-
-
 def alone(*argv):
     return train.main([str(word) for word in (*argv, "--devices", "1")])
 
@@ -52,7 +46,9 @@ def weights(run):
 
 def test_two_train_as_one_does_and_one_goes_on_from_their_checkpoint(photographs, tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
-    runs = both("--data", photographs, *COMMON, "--out", two)
+    port = free_port()
+    runs = [start(process, port, "--data", photographs, *COMMON, "--out", two)
+            for process in (0, 1)]  # fmt: skip
     assert alone("--data", photographs, *COMMON, "--out", one) == 0
     (said, error), (silent, _) = [run.communicate(timeout=240) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], error
@@ -70,20 +66,29 @@ def test_two_train_as_one_does_and_one_goes_on_from_their_checkpoint(photographs
         np.testing.assert_allclose(weights(two)[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
 
 
-def test_one_of_two_that_is_told_to_end_ends_both(photographs, tmp_path):
-    out = tmp_path / "run"
-    runs = both("--data", photographs, *COMMON, "--steps", "100000", "--out", out)
-    try:
-        while not any((out / "checkpoints").glob("[0-9]*")):
-            assert all(run.poll() is None for run in runs)
-            time.sleep(0.2)
-        runs[1].send_signal(signal.SIGTERM)
-        results = [run.communicate(timeout=120) for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
-    assert [run.returncode for run in runs] == [128 + signal.SIGTERM] * 2, results
-    assert "interrupted and saved at step" in results[0][0]
+TALK = """
+import os, signal, sys
+from colorjax import processes
+process = int(sys.argv[2])
+processes.join(sys.argv[1], 2, process)
+interrupt = processes.Interrupt()
+values = [processes.firsts(0.5 + process), processes.greatest(7 * process)]
+if process == 1:
+    os.kill(os.getpid(), signal.SIGTERM)
+values += [interrupt.asked(together=False), interrupt.asked(together=True)]
+print(values, file=sys.stderr)
+"""
+
+
+def test_what_the_first_says_and_any_asks_all_hear():
+    """Told to end, one of them ends all of them, at a step that they agree on."""
+    address = f"localhost:{free_port()}"
+    runs = [subprocess.Popen([sys.executable, "-c", TALK, address, str(process)], cwd=ROOT,
+                             stderr=subprocess.PIPE, text=True) for process in (0, 1)]  # fmt: skip
+    for run in runs:
+        _, said = run.communicate(timeout=120)
+        assert run.returncode == 0, said
+        assert str([0.5, 7, 0, int(signal.SIGTERM)]) in said
 
 
 def test_each_process_reads_its_own_part_of_a_batch():

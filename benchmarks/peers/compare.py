@@ -216,9 +216,8 @@ def main(argv: list[str] | None = None) -> int:
                         row[f"ours / {name}"] = timing.ratios(values, taken["ours"])
                 report["rows"].append(row)
                 show(row)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
-        print(f"wrote {options.json}")
+                if options.json:  # at once: a run may be ended at any time
+                    options.json.write_text(json.dumps(report, indent=1))
     return 0
 
 

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, within 8 minutes: what is installed, whether training works there,
+# images a second with their share of the device, the peers, the loop beside the bare step.
+#
+#   benchmarks/gpu.sh OUT
+#
+# OUT receives a log and a JSON file from each part; a part that runs out of its time leaves what it
+# had measured. Ends with a short table. PYTHON names another interpreter, QUICK=1 tries it all at a
+# tiny size, on a CPU too.
+set -uo pipefail
+out=$1 python=${PYTHON:-python}
+mkdir -p "$out"
+cd "$(dirname "$0")/.."
+export PYTHONUNBUFFERED=1
+
+part() { # name, seconds, command…
+  local name=$1 limit=$2 start=$SECONDS
+  shift 2
+  echo "== $name"
+  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$out/$name.log"
+  local status=${PIPESTATUS[0]}
+  echo "== $name: exit status $status after $((SECONDS - start)) s"
+}
+
+if [ "${QUICK:-}" ]; then
+  width=(--width 16) size=(--size 32) sizes=(--sizes 32) batches=(2) large=(2) short=(--seconds 0.2)
+  pairs=(--pairs 3 --steps 4) smoke=(--width 16 --size 32 --batch 4)
+else
+  width=() size=(--size 128) sizes=(--sizes 128) batches=(1 16 64 256 1024) large=(64)
+  short=(--seconds 1) pairs=(--pairs 7 --steps 50) smoke=()
+fi
+
+part versions 60 "$python" -c "
+import sys, importlib.metadata as m
+print('python', sys.version.split()[0])
+for name in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'torch'):
+    try: print(name, m.version(name))
+    except m.PackageNotFoundError: print(name, 'missing')
+import jax; print(jax.devices())"
+part smoke 75 "$python" benchmarks/smoke.py "${smoke[@]}"
+part throughput 150 "$python" benchmarks/throughput.py "${width[@]}" "${sizes[@]}" "${short[@]}" \
+  --dtypes bfloat16 --presets vivid paper --batches "${batches[@]}" \
+  --objectives-batch 0 --json "$out/throughput.json"
+part peers 120 "$python" benchmarks/peers/compare.py "${width[@]}" "${size[@]}" "${short[@]}" \
+  --batches "${large[@]}" --json "$out/peers.json"
+part pipeline 75 "$python" benchmarks/pipeline.py --network paper "${size[@]}" "${pairs[@]}" \
+  --batch "${large[@]}" --json "$out/pipeline.json"
+
+"$python" - "$out" <<'END'
+import json, sys
+from pathlib import Path
+
+def read(name):
+    path = Path(sys.argv[1]) / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {"rows": []}
+
+print("\n== in short")
+for row in read("throughput")["rows"]:
+    pace = row.get("images_per_second")
+    rest = f"{pace:>10.0f} images/s {row['share_of_matrix']:>7.1%}" if pace else "out of memory"
+    print(f"{row['preset']:6} {row['mode']:6} {row['size']}² batch {row['batch']:<5} {rest}")
+for row in read("peers")["rows"]:
+    ratios = ", ".join(f"{k[7:]} {v['median']:.2f}" for k, v in row.items() if k.startswith("ours /"))
+    print(f"{row['network']:6} {row['mode']:6} batch {row['batch']:<5} times as fast as {ratios}")
+for row in read("pipeline")["rows"]:
+    print(f"the loop reaches {row['loop_to_step']:.3f} of the bare step at batch {row['batch']}")
+END
