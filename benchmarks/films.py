@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import sys
 import tempfile
 import time
@@ -63,17 +64,21 @@ def error(source: Path, target: Path) -> tuple[float, float]:
     def lightness(path: Path):
         film, stream = video.open_film(path)
         with film:
-            found = frames.decoded(film, stream, film.demux(stream),
-                                   (stream.height, stream.width), [], frames.Outcome())  # fmt: skip
+            shape = stream.height, stream.width
+            found = frames.decoded(film, stream, [], shape, [], frames.Outcome())
             for number, frame in enumerate(found):
                 if number % 10 == 0:
                     values = frame.pixels / np.float32(255)
                     grey = values.ndim == 2
                     yield color.grey_lightness(values) if grey else color.lightness(values)
 
-    pairs = zip(lightness(source), lightness(target), strict=True)
-    away = np.concatenate([np.abs(np.asarray(a - b)).ravel() for a, b in pairs])
-    return float(away.mean()), float(np.quantile(away, 0.99))
+    steps, total, counts = np.linspace(0, 100, 10001), 0.0, np.zeros(10000, np.int64)
+    for a, b in zip(lightness(source), lightness(target), strict=True):
+        away = np.abs(np.asarray(a - b))
+        total += float(away.sum())
+        counts += np.histogram(away, steps)[0]
+    most = steps[1 + np.searchsorted(np.cumsum(counts), 0.99 * counts.sum())]
+    return total / counts.sum(), float(most)
 
 
 def measure(colorizer: Colorizer, source: Path, crf: float) -> dict:
@@ -96,6 +101,7 @@ def measure(colorizer: Colorizer, source: Path, crf: float) -> dict:
         "shares": {stage: round(outcome.busy[stage] / seconds, 2) for stage in STAGES},
         "lightness_error": round(mean, 2),
         "lightness_error_99": round(most, 2),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
 

@@ -10,10 +10,13 @@ without, and compared with its own colours:
   histograms of R, G and B of frames 1, 2 and 4 apart, mean, times 1000. Lightness is in it too: the
   row `one colour`, which cannot flicker, shows how much.
 
-For choosing, `--least` and `--change` take several values (see colorjax/steady.py).
+For choosing, `--least` and `--change` take several values (see colorjax/steady.py). Last, what a
+cut is told from (`steady.moved`): the most from frame to frame within a film, the same with
+brightness that flickers by 20 % at random, and the least between frames of two films, every tenth.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -37,10 +40,12 @@ def decode(path: Path, limit: int) -> np.ndarray:
     film, stream = video.open_film(path)
     with film:
         shape = stream.height, stream.width
-        found = frames.decoded(film, stream, film.demux(stream), shape, [], frames.Outcome())
+        found = frames.decoded(film, stream, [], shape, [], frames.Outcome())
         pixels = [frame.pixels for frame, _ in zip(found, range(limit), strict=False)]
-    if not pixels or pixels[0].ndim == 2:
+    if all(picture.ndim == 2 for picture in pixels):
         raise config.ConfigError(f"{path}: a film in colour is needed, to compare with")
+    if len(pixels) < 5:
+        raise config.ConfigError(f"{path}: a film of 5 frames or more is needed")
     return np.stack([p if p.ndim == 3 else np.repeat(p[..., None], 3, 2) for p in pixels])
 
 
@@ -81,21 +86,37 @@ def measure(colorizer: Colorizer, film: np.ndarray, ab: np.ndarray, filled: tupl
         histograms.append([np.bincount(coloured[..., i].ravel(), minlength=256) for i in range(3)])
         if before is not None:
             unchanged = np.abs(lightness - before[0]) < 1
-            still.append(np.linalg.norm(full - before[1], axis=-1)[unchanged].mean())
+            if unchanged.any():
+                still.append(np.linalg.norm(full - before[1], axis=-1)[unchanged].mean())
         before = lightness, full
     shares = np.array(histograms) / (height * width)
     return {
         "psnr": float(-10 * np.log10(np.maximum(error, 1e-10)).mean()),
-        "still": float(np.mean(still)),
+        "still": float(np.mean(still)) if still else None,
         "cdc": 1000 * float(np.mean([divergence(shares, apart) for apart in (1, 2, 4)])),
     }
 
 
+def cuts(films: dict[str, np.ndarray]) -> dict:
+    """`steady.moved` within films and between them, from their small copies' lightness."""
+    random, found = np.random.default_rng(0), {}
+    for name, lightness in films.items():
+        shaken = lightness * random.uniform(0.8, 1.2, (len(lightness), 1, 1))
+        found[name] = {
+            key: round(max(map(steady.moved, values, values[1:])), 3)
+            for key, values in (("within", lightness), ("within, flickering", shaken))
+        }
+    for (one, a), (other, b) in itertools.combinations(films.items(), 2):
+        least = min(steady.moved(x, y) for x in a[::10] for y in b[::10])
+        found[f"{one} / {other}"] = {"between": round(least, 3)}
+    return found
+
+
 def rows(
-    colorizer: Colorizer, film: np.ndarray, least: list[float], change: list[float]
+    colorizer: Colorizer, film: np.ndarray, small: tuple, least: list[float], change: list[float]
 ) -> Iterator[tuple[str, dict]]:
-    """Name and columns of each row of a film's table."""
-    lightness, ab, filled = predict(colorizer, film)
+    """Name and columns of each row of a film's table; `small` is what `predict` gives."""
+    lightness, ab, filled = small
     one = np.broadcast_to(ab.mean((0, 1, 2)), ab.shape)
     yield "one colour", measure(colorizer, film, one, filled)
     yield "each frame alone", measure(colorizer, film, ab, filled)
@@ -124,15 +145,21 @@ def run(argv: list[str] | None) -> int:
     if options.json and not options.json.parent.is_dir():
         raise config.ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
     config.use_compilation_cache()
-    colorizer, report = Colorizer.load(options.weights), {}
+    colorizer, report, copies = Colorizer.load(options.weights), {}, {}
     print(f"{'':44}" + " ".join(f"{name:>8}" for name in COLUMNS))
     for path in options.films:
         film = decode(path, options.frames)
         report[path.name] = {"frames": len(film), "size": f"{film.shape[2]} × {film.shape[1]}"}
-        for name, row in rows(colorizer, film, options.least, options.change):
+        small = predict(colorizer, film)
+        copies[path.name] = small[0]
+        for name, row in rows(colorizer, film, small, options.least, options.change):
             report[path.name][name] = row
-            print(f"{path.name:20}{name:24}" + " ".join(f"{row[key]:8.3f}" for key in COLUMNS),
-                  flush=True)  # fmt: skip
+            values = (f"{row[key]:8.3f}" if row[key] is not None else f"{'-':>8}"
+                      for key in COLUMNS)  # fmt: skip
+            print(f"{path.name:20}{name:24}" + " ".join(values), flush=True)
+    report["cuts"] = cuts(copies)
+    for name, row in report["cuts"].items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
     return 0

@@ -17,6 +17,8 @@ OUTPUT_SUFFIXES = tuple(_CONTAINERS)  # of containers that hold H.264 and exact 
 SUFFIXES = (*OUTPUT_SUFFIXES, *".3gp .asf .avi .dv .flv .m2ts .mpeg .mpg .mts .mxf .ogv .ts .vob "
             ".webm .wmv .y4m".split())  # fmt: skip
 
+_THREADS = max(2, min(os.cpu_count() or 2, 6))  # that join colour to frames, the most work
+
 _CONTAINERS_OWN = ("major_brand", "minor_version", "compatible_brands", "encoder")
 
 
@@ -54,23 +56,39 @@ def open_film(path: Path) -> tuple[Any, Any]:
     except ImportError:
         raise FilmError("films need PyAV: pip install -e '.[video]'") from None
     av.logging.set_level(None)
+    if "libx264" not in av.codecs_available:
+        raise FilmError("this PyAV was built without H.264's encoder, libx264: install PyAV's own")
     if not path.exists():
         raise FilmError(f"{path}: there is no such file")
     try:
-        film = av.open(str(path))
+        film = av.open(str(path.absolute()))  # a name may hold a colon, as addresses do
     except (av.error.FFmpegError, ValueError):
         raise FilmError(f"{path} is no film, or it is damaged") from None
-    video: Any = film.streams.best("video")
-    if video is None or video.codec_context is None:
+    pictures = [stream for stream in film.streams.video if not _is_cover(stream)]
+    wrong = ("is a picture, not a film" if film.format.name.endswith(("_pipe", "image2"))
+             else "holds no pictures" if not pictures else "")  # fmt: skip
+    best: Any = film.streams.best("video")
+    video: Any = best if best in pictures else next(iter(pictures), None)
+    if not wrong and video.codec_context is None:
+        wrong = "holds pictures of an unknown kind"
+    if wrong:
         film.close()
-        raise FilmError(f"{path} holds {'pictures of an unknown kind' if video else 'no pictures'}")
+        raise FilmError(f"{path} {wrong}")
     video.thread_type = "AUTO"
     return film, video
 
 
+def _is_cover(stream: Any) -> bool:
+    """Whether a stream of pictures is the single one of a record's cover."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
 def _others(film: Any) -> list[Any]:
     """The streams that are copied."""
-    return [stream for stream in film.streams if stream.type in ("audio", "subtitle")]
+    return [stream for stream in film.streams
+            if stream.type in ("audio", "subtitle") and stream.codec_context]  # fmt: skip
 
 
 def _first(path: Path) -> tuple[Any, list[str]]:
@@ -83,7 +101,7 @@ def _first(path: Path) -> tuple[Any, list[str]]:
         raise FilmError(f"{path} holds no frames that can be read")
     bits = frame.format.components[0].bits
     return frame, [note for holds, note in (
-        (left, f"{left} of its streams, neither sound nor subtitles, are left out"),
+        (left, f"{left} of its streams are left out: further pictures, data, unknown kinds"),
         (bits > 8, f"its {bits} bits a sample become 8"),
         (frame.color_trc in (16, 18), "its high dynamic range is taken for the common one"),
         (frame.interlaced_frame, "it is interlaced: its frames keep their combs"),
@@ -154,11 +172,12 @@ def colorize(
         total = video.frames or round((film.duration or 0) / 1e6 * (video.guessed_rate or 25))
         temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
-            with av.open(str(temporary), "w", format=container) as output:
+            with av.open(str(temporary.absolute()), "w", format=container) as output:
                 stream = _encoder(output, video, first, crf)
                 copies = {other.index: output.add_stream_from_template(other) for other in others}
                 for other in others:
                     copies[other.index].metadata.update(other.metadata)
+                    copies[other.index].disposition = other.disposition
                 output.metadata.update({key: value for key, value in film.metadata.items()
                                         if key not in _CONTAINERS_OWN})  # fmt: skip
                 output.set_chapters(film.chapters())
@@ -166,14 +185,16 @@ def colorize(
                 def copy(packets: list[Any]) -> None:
                     for packet in packets:
                         packet.stream = copies[packet.stream.index]
-                        output.mux(packet)
+                        try:
+                            output.mux(packet)
+                        except (av.error.ArgumentError, av.error.InvalidDataError):
+                            outcome.damaged += 1  # the packet's fault; a disk's is another error
 
                 shape = first.height, first.width
-                packets = film.demux(video, *others)
-                stage = frames.ahead(frames.decoded(film, video, packets, shape, after, outcome))
+                stage = frames.ahead(frames.decoded(film, video, others, shape, after, outcome))
                 stage = frames.ahead(frames.predicted(colorizer, stage, outcome))
                 join = partial(frames.joined, colorizer, stream.codec_context, outcome)
-                with closing(frames.overlapped(join, stage, threads=2)) as coloured:
+                with closing(frames.overlapped(join, stage, _THREADS)) as coloured:
                     for before, frame in coloured:
                         with outcome.working("encode"):
                             copy(before)

@@ -12,7 +12,9 @@ import av
 import av.logging
 import numpy as np
 import pytest
+from av.stream import Disposition
 from conftest import picture, refused
+from PIL import Image
 from test_folder import weights  # noqa: F401  (a fixture: a network of strong colours)
 
 import colorize
@@ -165,6 +167,63 @@ def test_old_kinds_of_film_are_read(run, tmp_path):
     assert b"".join(sound["audio"]) == b"".join(read(source)[1]["audio"])
 
 
+def test_avis_shuffled_times_are_put_in_order(run, tmp_path):
+    """AVI says in which order frames are decoded, not when they are shown."""
+    source = make(tmp_path / "in.avi", 30)
+    times = [frame.pts for frame in read(source)[0]]
+    assert times != sorted(times)  # else this tests nothing
+    assert run(source, tmp_path / "out.mkv")[0] == 0
+    shown = read(tmp_path / "out.mkv")[0]
+    spans = [frame.time - shown[0].time for frame in shown]
+    assert spans == pytest.approx([number / 10 for number in range(30)], abs=0.0011)
+
+
+def test_two_films_in_a_row_go_on_in_time(run, tmp_path):
+    """Recordings are joined by writing one behind the other: the time starts anew."""
+    source = make(tmp_path / "in.ts", 30, sound="mp2")
+    source.write_bytes(2 * source.read_bytes())
+    status, _, err = run(source, tmp_path / "out.mp4")
+    assert status == 0 or "1 of its parts" in err  # the seam may count as damage
+    shown, sound = read(tmp_path / "out.mp4")
+    assert len(shown) == 60 and sound == read(source)[1]
+    steps = np.diff([frame.time for frame in shown])
+    assert steps[np.arange(59) != 29] == pytest.approx(0.1, abs=0.001) and 0.05 < steps[29] < 0.3
+
+
+def two_tracks(path, chosen):
+    """A short film with two tracks of subtitles, one of them the default."""
+    words = path.with_suffix(".srt")
+    words.write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n\n")
+    with av.open(str(words)) as given, av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(2):
+            titles = out.add_stream_from_template(given.streams[0])
+            titles.metadata["language"] = ("eng", "deu")[number]
+            titles.disposition = Disposition.default if number == chosen else Disposition(0)
+        for number in range(3):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(scene(number, 48, 64), "rgb24")))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_the_track_that_plays_by_default_stays_so(run, tmp_path):
+    source, target = two_tracks(tmp_path / "in.mkv", chosen=1), tmp_path / "out.mkv"
+    assert run(source, target)[0] == 0
+    with av.open(str(source)) as before, av.open(str(target)) as after:
+        for film in (before, after):
+            tracks = [(s.language, bool(s.disposition & Disposition.default))
+                      for s in film.streams.subtitles]  # fmt: skip
+            assert tracks == [("eng", False), ("deu", True)]
+
+
+def test_a_name_may_hold_a_colon(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(Path("scene1.avi"), 3, codec="mjpeg", pix="yuvj420p").rename("scene1:take2.avi")
+    assert run("scene1:take2.avi", "take:2.mp4")[0] == 0
+    assert len(read(tmp_path / "take:2.mp4")[0]) == 3
+
+
 # -------------------------------------------------------------------------------------- steady
 
 
@@ -187,8 +246,15 @@ def test_colour_stands_still_where_lightness_does():
 
 def test_an_old_projectors_brightness_does_not_undo_it():
     lightness, ab = still()
-    lightness += np.random.default_rng(1).uniform(-5, 5, (len(ab), 1, 1))
-    assert flicker(np.stack(list(map(steady.Steady(), lightness, ab)))) < flicker(ab) / 5
+    random = np.random.default_rng(1)
+    dark = lightness * np.where(np.arange(16) < 6, 0.3, 1)[:, None]  # a dark part, a light one
+    for flickering in (
+        lightness + random.uniform(-5, 5, (len(ab), 1, 1)),
+        dark * random.uniform(0.9, 1.1, (len(ab), 1, 1)),
+    ):
+        steadied = np.stack(list(map(steady.Steady(), flickering, ab)))
+        assert flicker(steadied) < flicker(ab) / 5
+        assert not any(map(steady.is_cut, flickering, flickering[1:]))
 
 
 def test_colour_follows_what_moves():
@@ -257,6 +323,16 @@ def test_bad_films_get_a_sentence_and_write_nothing(weights, tmp_path, capsys, m
         frame.sample_rate = 44100
         out.mux(tone.encode(frame))
         out.mux(tone.encode(None))
+    Image.fromarray(scene(0, 48, 64)).save(tmp_path / "still.png")
+    with av.open(str(tmp_path / "cover.m4a"), "w", format="mp4") as out:
+        tone = out.add_stream("aac", rate=44100)
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(scene(0, 48, 64), "rgb24")))
+        out.mux(cover.encode(None))
+        out.mux(tone.encode(frame))
+        out.mux(tone.encode(None))
     words = tmp_path / "words.srt"
     words.write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n\n")
     with av.open(str(words)) as given, av.open(str(tmp_path / "titled.mkv"), "w") as out:
@@ -281,6 +357,8 @@ def test_bad_films_get_a_sentence_and_write_nothing(weights, tmp_path, capsys, m
     no([cut, out], "cut.mp4", "no film")
     no([tmp_path / "none.mkv", out], "none.mkv")
     no([tmp_path / "song.mp4", out], "song.mp4", "no pictures")
+    no([tmp_path / "cover.m4a", out], "cover.m4a", "no pictures")
+    no([tmp_path / "still.png", out], "still.png", "picture")
     no([tmp_path / "titled.mkv", out], "titled.mkv", "subtitle", ".mkv")
     no([good, tmp_path / "out.webm"], "out.webm", ".mp4 .m4v .mov .mkv")
     no([good, tmp_path / "out.png"], "out.png", ".mp4")
@@ -322,6 +400,41 @@ def test_a_film_that_breaks_off_is_coloured_so_far(run, tmp_path):
     assert status == 1 and 20 < shown < 40 and f"({shown} frames)" in out
     assert "broken.avi" in err and "of 6.0 s" in err and len(err.splitlines()) == 1
     assert f"{shown / 10:.1f} of" in err or f"{shown / 10 + 0.1:.1f} of" in err
+
+
+def test_a_cut_short_flash_film_says_so(run, tmp_path):
+    whole = make(tmp_path / "whole.flv", 60, codec="flv1", sound="libmp3lame").read_bytes()
+    (tmp_path / "broken.flv").write_bytes(whole[: len(whole) // 2])
+    status, _, err = run(tmp_path / "broken.flv", tmp_path / "out.mkv")
+    assert status == 1 and "broken.flv" in err and "breaks off" in err
+
+
+def test_damaged_sound_costs_that_sound_alone(run, tmp_path):
+    whole = make(tmp_path / "whole.ts", 20, sound="aac").read_bytes()
+    packets = [whole[start : start + 188] for start in range(0, len(whole), 188)]
+    with av.open(str(tmp_path / "whole.ts")) as film:
+        sound = film.streams.audio[0].id
+    own = [number for number, packet in enumerate(packets)
+           if int.from_bytes(packet[1:3], "big") & 0x1FFF == sound]  # fmt: skip
+    statuses = set()
+    for number in own[2:12]:
+        kept = b"".join(packets[:number] + packets[number + 1 :])
+        (tmp_path / "broken.ts").write_bytes(kept)
+        status, _, err = run(tmp_path / "broken.ts", tmp_path / "out.mp4", "--overwrite")
+        assert status in (0, 1) and len(read(tmp_path / "out.mp4")[0]) == 20
+        assert (status == 1) == ("of its parts" in err)
+        statuses.add(status)
+    assert 1 in statuses
+
+
+def test_sound_of_an_unknown_kind_is_left_out(run, tmp_path):
+    source = make(tmp_path / "in.avi", 6, codec="mjpeg", pix="yuvj420p", sound="pcm_s16le")
+    content = source.read_bytes()
+    at = content.index(b"strf", content.index(b"auds")) + 8  # of its kind, 1 for PCM
+    source.write_bytes(content[:at] + b"\x34\x12" + content[at + 2 :])
+    status, out, err = run(source, tmp_path / "out.mp4")
+    assert (status, err) == (0, "") and "1 of its streams" in out
+    assert len(read(tmp_path / "out.mp4")[0]) == 6
 
 
 def test_interrupted_it_says_how_far_it_came(run, tmp_path, monkeypatch):
