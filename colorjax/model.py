@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from colorjax.convolution import convolve
+
 Params = dict[str, Any]
 
 AB_SCALE = 128.0  # ab / 128 lies within -1…1
@@ -55,9 +57,6 @@ class NetworkConfig:
 # ---------------------------------------------------------------------------- building blocks
 
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
-
-
 class Conv(nnx.Module):
     """A convolution `B H W channels` → `B H/stride W/stride features`, padding SAME."""
 
@@ -76,10 +75,7 @@ class Conv(nnx.Module):
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         if self.size == 1:
             return x @ kernel[0, 0] + bias
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (self.stride, self.stride), "SAME", dimension_numbers=_LAYOUT
-        )
-        return x + bias
+        return convolve(x, kernel, self.stride) + bias
 
 
 class GroupNorm(nnx.Module):
