@@ -19,7 +19,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return (_with_own_gradients if on_cpu else _convolve)(x, kernel, stride)
 
 
-def _convolve(x, kernel, stride, padding="SAME"):
+def _convolve(x, kernel, stride, padding: str | list[tuple[int, int]] = "SAME"):
     strides = (stride, stride)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
 
