@@ -34,27 +34,28 @@ def one(options: argparse.Namespace, source: Path, target: Path) -> int:
         raise ConfigError(f"{target} is the input itself: name another output")
     files.check_output(target, options.overwrite)
     if options.confidence:
-        if Path(options.confidence).absolute() == target.absolute():
-            raise ConfigError(f"--confidence {target} is the output: name another file")
+        for path, what in ((source, "input"), (target, "output")):
+            if os.path.realpath(options.confidence) == os.path.realpath(path):
+                raise ConfigError(f"--confidence {options.confidence} is the {what}: name another "
+                                  "file")  # fmt: skip
         files.check_output(options.confidence, options.overwrite)
     photograph = files.read(source, options.max_megapixels)
     colorizer = load(options)
     lightness, filled = colorizer.shrink(photograph.pixels)
     ab, confidence = colorizer.predict(lightness[None])
     height, width = photograph.pixels.shape[:2]
-    if options.confidence:
-        if confidence is None:
-            raise ConfigError(f"--confidence {options.confidence}: these weights have no bins and "
-                              "do not say how sure they are")  # fmt: skip
-        grey = files.Photograph(confidence_map(confidence[0], filled, (height, width)))
-        files.write(options.confidence, grey, options.quality, options.overwrite)
+    if options.confidence and confidence is None:
+        raise ConfigError(f"--confidence {options.confidence}: these weights have no bins and do "
+                          "not say how sure they are")  # fmt: skip
     pixels = colorizer.join(photograph.pixels, ab[0], filled)
     coloured = dataclasses.replace(photograph, pixels=pixels)
     notes = files.write(target, coloured, options.quality, options.overwrite)
     for note in (*photograph.notes, *notes):
         print(f"note: {note}")
     print(f"wrote {target} ({width} × {height})")
-    if options.confidence:
+    if options.confidence and confidence is not None:
+        grey = files.Photograph(confidence_map(confidence[0], filled, (height, width)))
+        files.write(options.confidence, grey, options.quality, options.overwrite)
         print(f"wrote {options.confidence}")
     return 0
 

@@ -234,10 +234,11 @@ class Run:
         """Measure, show and log; keep the weights if they are the best so far. Their loss."""
         progress, share = self.progress, self.settings.colorfulness
         ema = processes.own(self.state.ema)
-        measured = self.validation.measure(ema, SAMPLES)
+        try:
+            measured = self.validation.measure(ema, SAMPLES)
+        except FloatingPointError as error:
+            raise TrainingError(f"after step {done} {error}") from None
         loss, figures = processes.firsts(measured.validation_loss), measured.figures()
-        if not math.isfinite(loss):
-            raise TrainingError(f"after step {done} the network's colours are not finite")
         better = loss < progress["best"]
         progress["stale"] = 0 if better else progress["stale"] + 1
         if better:

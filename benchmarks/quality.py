@@ -12,6 +12,7 @@ mean CF reaches shares of the truth's, since PSNR falls as colourfulness rises.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -21,15 +22,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
+
+import timing
 
 from colorjax import checkpoint, color, config, files, metrics, palette, report, step
-from colorjax.colorizer import Colorizer
+from colorjax.colorizer import DEFAULT_WEIGHTS, Colorizer
 
 BATCH = 16
 COLUMNS = ("psnr", "psnr_pooled", "ssim", "ciede2000", "cf", "cf_signed", "delta_cf",
            "delta_cf_each", "auc", "auc_rare", "histogram")  # fmt: skip
 Answer = Callable[[np.ndarray], np.ndarray]  # uint8 N S S 3 → uint8 N S S 3
+
+
+def names(paths: list[str]) -> list[tuple[str | None, str]]:
+    """Each file of weights with a name for its rows: folder and name, more where those are alike.
+
+    Raises:
+        ConfigError: a file is named twice.
+    """
+    if not paths:
+        return [(None, "default weights")]
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise config.ConfigError("--weights: a file is named twice")
+    parts = [Path(path).absolute().with_suffix("").parts for path in paths]
+    length = next(n for n in range(2, 1 + max(map(len, parts)))
+                  if len({part[-n:] for part in parts}) == len(parts))  # fmt: skip
+    return [(path, "/".join(part[-length:])) for path, part in zip(paths, parts, strict=True)]
 
 
 def load(folder: str, size: int) -> np.ndarray:
@@ -54,6 +73,7 @@ def rounded(rgb: jax.Array) -> np.ndarray:
 
 _lab = jax.jit(lambda images: color.rgb_to_lab(images / 255.0))
 _absolute = jax.jit(lambda images: color.colorfulness(images / 255.0, absolute=True))
+_signed = jax.jit(lambda images: color.colorfulness(images / 255.0))
 
 
 @jax.jit
@@ -190,27 +210,40 @@ def run(argv: list[str] | None) -> int:
     options = parser.parse_args(argv)
     if options.size % 4 or not 16 <= options.size <= 2048:
         raise config.ConfigError(f"--size {options.size}: it must be a multiple of 4, 16 to 2048")
-    if not all(0 < temperature < float("inf") for temperature in options.temperatures):
-        raise config.ConfigError(f"--temperatures {options.temperatures}: they must be above 0")
-    for option, path in (("--json", options.json), ("--gallery", options.gallery)):
-        if path and not path.parent.is_dir():
-            raise config.ConfigError(f"{option} {path}: there is no folder {path.parent}")
+    if not all(0.01 <= temperature <= 100 for temperature in options.temperatures):
+        raise config.ConfigError(f"--temperatures {options.temperatures}: from 0.01 to 100")
+    if not all(0 < share <= 1.5 for share in options.shares):
+        raise config.ConfigError(f"--shares {options.shares}: they must be above 0, at most 1.5")
+    if options.gallery:
+        files.check_output(options.gallery, overwrite=True)
+    if options.json:
+        files.check_output(options.json, overwrite=True, suffixes=(".json",))
     config.use_compilation_cache()
-    networks = {}
-    for path in options.weights or [None]:
-        name = f"{Path(path).parent.name}/{Path(path).stem}" if path else "default weights"
+    networks, used = {}, {}
+    for path, name in names(options.weights):
         for size in options.working_size or [None]:
             named = f"{name} at {size}" if len(options.working_size) > 1 else name
-            networks[named] = Colorizer.load(path, size)
+            networks[named] = loaded = Colorizer.load(path, size)
+            content = Path(path or DEFAULT_WEIGHTS).read_bytes()
+            used[named] = {
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "working_size": loaded.working_size,
+                "temperature": loaded.temperature if loaded.network.head == "bins" else None,
+                "saturation": loaded.saturation,
+            }
     images = load(options.data, options.size)
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
     histogram = np.sum([palette.histogram(_lab(batch)[..., 1:]) for batch in batches], axis=0)
     mean_ab = np.mean([np.mean(_lab(image)[..., 1:], (0, 1)) for image in images], axis=0)
-    cf_truth = float(np.mean(np.concatenate([_absolute(batch) for batch in batches])))
+    each_cf = np.concatenate([_absolute(batch) for batch in batches])
+    cf_truth, colourful = float(np.mean(each_cf)), int((each_cf >= 15).sum())
+    cf_signed = float(np.mean(np.concatenate([_signed(batch) for batch in batches])))
     if cf_truth < 1:
         raise config.ConfigError(f"--data {options.data}: its photographs have no colour")
-    print(f"{len(images)} photographs at {options.size}², truth's CF {cf_truth:.1f}; constant ab "
-          f"({mean_ab[0]:.1f}, {mean_ab[1]:.1f})\n")  # fmt: skip
+    print(f"{len(images)} photographs, their centre squares at {options.size}², true lightness, "
+          f"8 bits. PSNR in RGB, mean over {colourful} of them, of CF 15 or more; pooled over all."
+          f"\nTruth's CF {cf_truth:.1f}, signed {cf_signed:.1f}; constant ab "
+          f"({mean_ab[0]:.1f}, {mean_ab[1]:.1f}). AuC: ab distance 0…150.\n")  # fmt: skip
     print(f"{'':34}" + " ".join(f"{name:>13}" for name in COLUMNS))
     rows: dict[str, dict] = {}
 
@@ -239,8 +272,11 @@ def run(argv: list[str] | None) -> int:
                     continue
                 row(f"{named} × {factor:.2f}, CF {share:g}", scaled(predictions, images, factor))
     if options.json:
-        content = {"photographs": len(images), "size": options.size, "cf_truth": cf_truth,
-                   "constant_ab": mean_ab.tolist(), "rows": rows}  # fmt: skip
+        content = timing.device() | {
+            "photographs": len(images), "in_psnr": colourful, "size": options.size,
+            "cf_truth": cf_truth, "cf_truth_signed": cf_signed, "constant_ab": mean_ab.tolist(),
+            "networks": used, "rows": rows,
+        }  # fmt: skip
         options.json.write_text(json.dumps(content, indent=1))
     return 0
 

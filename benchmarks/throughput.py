@@ -218,9 +218,13 @@ def plot(path: Path, rows: list[dict], about: str) -> None:
                 named[label(row).replace(f", {mode}", "")].append(point)
         for name, points in named.items():
             axis.plot(*zip(*points, strict=True), marker="o", label=name)
-        axis.set(xscale="log", yscale="log", xlabel="batch", ylabel="images/s",
+        axis.set_xscale("log", base=2)
+        axis.set(yscale="log", xlabel="batch", ylabel="images/s",
                  title={"train": "training step", "infer": "inference"}[mode])  # fmt: skip
-        axis.grid(alpha=0.3)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter("{x:g}")
+            side.set_minor_formatter("{x:g}" if side is axis.yaxis else "")
+        axis.grid(alpha=0.3, which="both")
     axes[0].legend(fontsize="small")
     figure.suptitle(about, fontsize="medium")
     figure.tight_layout()

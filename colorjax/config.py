@@ -53,7 +53,8 @@ class TrainConfig:
     epochs: float = _option(30, "passes over the photographs")
     steps: int = _option(0, "steps, instead of --epochs")
     minutes: float = _option(0, "time to fill, instead of --epochs")
-    rarity: float = _option(0.5, "weight of rare colours: 0 as often as they occur, 1 as the rest")
+    rarity: float = _option(0.5, "weight of rare colours: 0 as often as they occur, 0.95 nearly "
+                                 "as the rest")  # fmt: skip
     huber: float = _option(1.0, "weight of the decoded colour's error, beside cross-entropy")
     colorfulness: float = _option(0.6, "share of the truth's that colours are calibrated to; "
                                   "0: as predicted")  # fmt: skip
@@ -83,11 +84,13 @@ class TrainConfig:
             (positive, lambda v: 0 < v < float("inf"), "above 0"),
             (zero_or_more, lambda v: 0 <= v < float("inf"), "0 or more"),
             (
-                ("film", "ageing", "rarity", "colorfulness"),
+                ("film", "ageing", "colorfulness"),
                 lambda v: 0 <= v <= 1,
                 "between 0 and 1",
             ),
             (("val_fraction",), lambda v: 0 < v < 1, "above 0 and below 1"),
+            # At 1 a colour that no photograph of the sample shows would count without bound.
+            (("rarity",), lambda v: 0 <= v <= 0.95, "between 0 and 0.95"),
             (("size",), lambda v: v % 16 == 0 and v <= 1024, "a multiple of 16 up to 1024"),
             (("seed",), lambda v: v < 2**32, "below 2^32"),
             (("steps",), lambda v: v < 2**31, "below 2^31"),
@@ -97,6 +100,10 @@ class TrainConfig:
                     raise ConfigError(
                         f"--{name.replace('_', '-')} {getattr(self, name)}: it must be {what}"
                     )
+        for name in ("rarity", "huber"):
+            if self.head == "ab" and getattr(self, name) != getattr(TrainConfig, name):
+                raise ConfigError(f"--{name} is for networks with bins, and --head ab (as presets "
+                                  "paper and unet have it) has none")  # fmt: skip
         try:
             self.network_config  # noqa: B018 - it checks its own values
         except ValueError as error:

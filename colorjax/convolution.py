@@ -41,8 +41,8 @@ def _backward(stride, residuals, gradient):
     (rows, columns), (channels, features) = gradient.shape[1:3], kernel.shape[2:]
     if rows * columns >= 1024 and 32 <= channels < features:
         return x_gradient, _kernel_gradient(x, gradient, kernel.shape, stride)
-    _, pull = jax.vjp(lambda kernel: _convolve(x, kernel, stride), kernel)
-    return x_gradient, pull(gradient)[0]
+    in_kernel = jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride), kernel)
+    return x_gradient, in_kernel(gradient)[0]
 
 
 _with_own_gradients.defvjp(_forward, _backward)

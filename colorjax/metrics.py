@@ -38,15 +38,6 @@ def psnr(prediction: jax.Array, truth: jax.Array) -> jax.Array:
     return -10 * jnp.log10(mean_squared_error(prediction, truth))
 
 
-def pooled_psnr(prediction: jax.Array, truth: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio over the pixels of all pictures in dB: two `… H W 3` → scalar.
-
-    For more pictures of one size than fit in memory it is −10 log₁₀ of the mean of their
-    `mean_squared_error`. Never above the mean of `psnr`.
-    """
-    return -10 * jnp.log10(mean_squared_error(prediction, truth).mean())
-
-
 def _blur(fields: jax.Array) -> jax.Array:
     """Gaussian-weighted means around each pixel whose window lies inside: `… H W C`, 10 less."""
     for axis in (-3, -2):

@@ -44,7 +44,7 @@ class StepConfig:
     clip: float = 1.0  # global gradient norm
     film: float = 0.3  # share of pictures seen as film would have recorded them
     ageing: float = 0.2  # share of pictures befallen by each kind of ageing
-    rarity: float = 0.5  # how much rare colours count: 0 as often as they occur, 1 as the rest
+    rarity: float = 0.5  # how much rare colours count: 0 as often as they occur, below 1
     huber: float = 1.0  # weight of the decoded colour's loss, where the network has bins
     optimizer: str = "adamw"
     dtype: str = "float32"  # of the network's computation

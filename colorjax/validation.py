@@ -90,8 +90,14 @@ class Validation:
         return float(losses.mean()), np.concatenate([p[1] for p in parts], axis=1)[:, : self.count]
 
     def measure(self, params: Params, samples: int = 0) -> Measured:
-        """Measure a network, calibrate its colours, and show so many samples of them."""
+        """Measure a network, calibrate its colours, and show so many samples of them.
+
+        Raises:
+            FloatingPointError: its colours are not finite numbers.
+        """
         loss, ab = self.predict(params)
+        if not (np.isfinite(loss) and np.isfinite(ab).all()):
+            raise FloatingPointError("the network's colours are not finite")
         temperature, saturation = self._calibrate(ab) if self._share else (0, 1.0)
         calibrated = saturation * ab[temperature]
         shown = self._coloured(self.truth[:samples], calibrated[:samples])
@@ -113,9 +119,10 @@ class Validation:
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
         """The temperature, and saturation for it, of little error at the colourfulness wanted.
 
-        It is the highest temperature whose error is within 0.05 dB of the least. Saturation is
-        found by bisection of the mean absolute colourfulness, at the network's output size; it
-        stays within 4, which a network that knows nothing yet would exceed.
+        It is the highest temperature whose error is within 0.05 dB of the least, among those that
+        reach the colourfulness. Saturation is found by bisection of the mean absolute
+        colourfulness, at the network's output size; it stays within 4, which a network that knows
+        nothing yet would exceed: if all do, the lowest temperature comes nearest.
         """
         wanted, found = self._share * self._cf_truth(), []
         for index, answer in enumerate(ab):
@@ -124,7 +131,10 @@ class Validation:
                 middle = (low + high) / 2
                 below = _colorfulness(self._small, answer, middle) < wanted
                 low, high = (middle, high) if below else (low, middle)
-            found.append((float(_error(self._small, answer, high)), index, high))
+            if high < MOST_SATURATION:
+                found.append((float(_error(self._small, answer, high)), index, high))
+        if not found:
+            return len(ab) - 1, MOST_SATURATION
         least = min(found)[0]
         return next((index, high) for error, index, high in found if error <= least + _WORTH)
 
@@ -164,11 +174,11 @@ def _colours_of(image: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def colours(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours of up to 4,096 photographs spread over the rows.
+    """The colours of up to 4,096 photographs, evenly spread over the rows.
 
     Returns:
         Their mean ab, of shape 2, and their pixels in each bin, `261`.
     """
-    some = rows[:: max(1, len(rows) // 4096)][:4096]
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(int)]
     means, histograms = zip(*(_colours_of(pool.images[row]) for row in some), strict=True)
     return np.mean(means, axis=0), np.sum(histograms, axis=0)

@@ -31,9 +31,10 @@ def test_pipeline_measures_step_and_loop_in_pairs(tmp_path, capsys):
     assert 0 < low <= row["loop_to_step"] <= high
     assert row["step_images_per_second"] > 0 and row["loop_images_per_second"] > 0
     packing = report["packing"]
+    assert 0 < row["first_epoch_images_per_second"] < row["loop_images_per_second"]
     assert packing["pack_per_second_and_core"] > packing["imageio_per_second_and_core"] > 0
     said = capsys.readouterr().out
-    assert "loop/step" in said and "a second and core" in said
+    assert "loop/step" in said and "the first epoch, packing included" in said
 
 
 SMALL = ["--presets", "unet", "--width", "16", "--sizes", "32", "--dtypes", "float32",
@@ -95,6 +96,33 @@ def test_quality_puts_networks_beside_their_baselines(photographs, weights, tmp_
     assert np.asarray(Image.open(gallery)).shape == (12 * 34, 3 * 34, 3)
 
 
+def test_qualitys_means_by_hand():
+    """Two flat colourful pictures, whose CF is off by as much to either side; a grey one."""
+    colours = [[200, 0, 0], [100, 0, 0], [50, 50, 50]], [[150, 0, 0], [150, 0, 0], [100, 100, 100]]
+    truth, prediction = (
+        np.broadcast_to(np.array(each, np.uint8)[:, None, None], (3, 16, 16, 3)) for each in colours
+    )
+    row = benchmark("quality").measure(truth, prediction, np.ones(model.BINS))
+    errors = (50 / 255) ** 2 * np.array([1 / 3, 1 / 3, 1])
+    assert row["psnr"] == pytest.approx(-10 * np.log10(errors[0]), abs=1e-3)
+    assert row["psnr_pooled"] == pytest.approx(-10 * np.log10(errors.mean()), abs=1e-3)
+    # A flat picture's CF is 0.3 √((R − G)² + ((R + G) / 2 − B)²) = 0.3 √(5/4) R here.
+    half = 0.3 * (5 / 4) ** 0.5 * 50
+    assert row["cf"] == pytest.approx(2 * 3 * half / 3, rel=1e-3)
+    assert row["delta_cf"] == pytest.approx(0, abs=1e-2)
+    assert row["delta_cf_each"] == pytest.approx(2 * half / 3, rel=1e-3)
+    grey = benchmark("quality").measure(truth[2:], prediction[2:], np.ones(model.BINS))
+    assert grey["psnr"] is None and grey["psnr_pooled"] == pytest.approx(-10 * np.log10(errors[2]))
+
+
+def test_quality_tells_networks_of_one_name_apart(weights, tmp_path):
+    names = benchmark("quality").names
+    assert names([]) == [(None, "default weights")]
+    paths = ["a/run/w.safetensors", "b/run/w.safetensors", "b/other/w.safetensors"]
+    assert [name for _, name in names(paths)] == ["a/run/w", "b/run/w", "b/other/w"]
+    assert names(paths[:1])[0][1] == "run/w"
+
+
 def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path):
     path, out = tmp_path / "vivid.safetensors", tmp_path / "quality.json"
     header = {"kind": "unet", "width": 16, "head": "bins"}
@@ -139,7 +167,12 @@ def test_quality_refuses_what_it_cannot_measure(photographs, weights, tmp_path, 
     refused(capsys, main, ["--data", grey, "--weights", weights], "grey", "no colour")
     refused(capsys, main, ["--data", photographs, "--size", "30"], "--size 30")
     refused(capsys, main, ["--data", photographs, "--temperatures", "0"], "--temperatures")
-    refused(capsys, main, ["--data", photographs, "--json", empty / "a/b.json"], "--json", "a")
+    refused(capsys, main, ["--data", photographs, "--json", empty / "a/b.json"], "a/b.json")
+    refused(capsys, main, ["--data", photographs, "--json", empty], "empty")
+    refused(capsys, main, ["--data", photographs, "--gallery", empty / "no/g.png"], "no existing")
+    refused(capsys, main, ["--data", photographs, "--shares", "nan"], "--shares")
+    twice = ["--data", photographs, "--weights", weights, weights]
+    refused(capsys, main, twice, "twice")
     refused(capsys, main, ["--data", photographs, "--weights", tmp_path / "no"], "not exist")
 
 

@@ -140,6 +140,8 @@ def test_bad_input_gets_a_sentence_and_writes_nothing(grey, tmp_path, capsys):
         ([grey, out, "--saturation", "-0.1"], ["--saturation -0.1"]),
         ([grey, out, "--temperature", "1", "--weights", regressing], ["no bins"]),
         ([grey, out, "--confidence", tmp_path / "c.png", "--weights", regressing], ["no bins"]),
+        ([grey, out, "--confidence", grey, "--overwrite"], ["is the input"]),
+        ([grey, out, "--confidence", tmp_path / "sub/../out.png"], ["is the output"]),
         ([grey, out, "--confidence", tmp_path / "no/c.png"], ["no/c.png"]),
         ([grey, out, "--quality", "best"], ["--quality"]),
         ([grey], ["output"]),

@@ -289,11 +289,15 @@ def test_not_a_number_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
 
 def test_a_diverged_network_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
     predict = validation.Validation.predict
-    lost = lambda *rest: (float("nan"), predict(*rest)[1])  # noqa: E731
-    monkeypatch.setattr(validation.Validation, "predict", lost)
-    argv = command(photographs, tmp_path / "run", "--steps", "8", "--validate-every", "2")
-    refused(capsys, train.main, argv, "after step 2", "not finite", "--lr")
-    assert not (tmp_path / "run/weights.safetensors").exists()
+    for lost in (
+        lambda *rest: (float("nan"), predict(*rest)[1]),
+        lambda *rest: (predict(*rest)[0], np.nan * predict(*rest)[1]),
+    ):
+        monkeypatch.setattr(validation.Validation, "predict", lost)
+        argv = command(photographs, tmp_path / "run", "--steps", "8", "--validate-every", "2")
+        refused(capsys, train.main, argv, "after step 2", "not finite", "--lr")
+        assert not (tmp_path / "run/weights.safetensors").exists()
+        shutil.rmtree(tmp_path / "run")
 
 
 def test_killed_while_packing_it_can_be_resumed(photographs, whole, tmp_path):
@@ -402,12 +406,14 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
         ("--size", "30"), ("--size", "100000"), ("--val-fraction", "1"), ("--film", "2"),
         ("--width", "17"), ("--epochs", "0"), ("--seed", "-1"), ("--devices", "99"),
         ("--steps", "0"), ("--minutes", "0"), ("--steps", "3000000000"),
-        ("--rarity", "1.5"), ("--huber", "-1"), ("--colorfulness", "2"), ("--head", "lab"),
+        ("--rarity", "1"), ("--huber", "-1"), ("--colorfulness", "2"), ("--head", "lab"),
         ("--preset", "best"), ("--dtype", "int8"), ("--lr", "fast"), ("--patience", "-1"),
     ):  # fmt: skip
         refused(capsys, train.main, [*command(photographs, new), option, value], option, value)
     bins = [*command(photographs, new), "--network", "paper"]
     refused(capsys, train.main, bins, "--head", "bins", "paper")
+    regressing = command(photographs, new, "--preset", "unet", "--rarity", "0.2")
+    refused(capsys, train.main, regressing, "--rarity", "bins")
     refused(
         capsys, train.main, [*command(photographs, new), "--devices", "3"], "--batch 8", "3 devices"
     )

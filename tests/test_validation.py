@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,6 +81,28 @@ def test_a_lower_temperature_must_be_worth_it(pool, noise, chosen, monkeypatch):
     answers = np.stack([truth + 12 * wrong, truth + noise * wrong])
     monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers))
     assert held_out.measure({}).temperature == chosen
+
+
+def test_a_temperature_too_grey_to_reach_the_share_is_not_taken(pool, monkeypatch):
+    """Greyer is nearer in PSNR, and not what was asked for."""
+    held_out = make(pool, 0.6)
+    truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
+    wrong = 10 * np.random.default_rng(0).standard_normal(truth.shape)
+    answers = np.stack([0.1 * truth, 0.5 * truth + wrong, 0.05 * truth])
+    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers))
+    assert held_out.measure({}).temperature == validation.TEMPERATURES[1]
+    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers[[2, 0]]))
+    measured = held_out.measure({})
+    assert measured.temperature == validation.TEMPERATURES[1] and measured.saturation == 4
+
+
+def test_colours_are_taken_from_all_over_the_pool():
+    """Of 5,000 photographs 4,096 are looked at, the last among them."""
+    images = np.zeros((5000, 4, 4, 3), np.uint8)
+    images[4500:, ..., 0] = 255  # a tenth of them are red, and come last
+    mean, histogram = validation.colours(SimpleNamespace(images=images), np.arange(5000))  # type: ignore
+    assert histogram.sum() == 4096 * 16
+    assert histogram.max() / histogram.sum() == pytest.approx(0.9, abs=0.01) and mean[0] > 7
 
 
 def test_saturation_of_a_network_without_colour_stays_within_bounds(pool):
