@@ -181,7 +181,8 @@ def main(argv: list[str] | None = None) -> int:
                 entry["first_epoch_images_per_second"] = round(1 / each, 2)
             print(f"\npacking at {options.size * 9 // 8} pixels: {row['pack_per_second_and_core']} "
                   f"photographs of 3 megapixels a second and core, a plain imageio read "
-                  f"{row['imageio_per_second_and_core']}; the first epoch, packing included, reckoned: "
+                  f"{row['imageio_per_second_and_core']}; "
+                  "the first epoch, packing included, reckoned: "
                   + ", ".join(f"{entry['first_epoch_images_per_second']} images/s at batch "
                               f"{entry['batch']}" for entry in report["rows"]))  # fmt: skip
     if options.json:
