@@ -11,6 +11,7 @@ and the same loss from the same parameters. Zhang's network of 2016 stands besid
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ import timing
 from colorjax import config, loss, model, step
 
 try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from peers import networks
 except ImportError:
@@ -39,10 +40,12 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # ‖ours − theirs‖ / ‖ou
 Run = Callable[[int], object]
 
 
-def ours(network: model.NetworkConfig, params: dict, dtype: str, lightness, target) -> dict:
+def ours(
+    network: model.NetworkConfig, params: dict, dtype: str, devices: int, lightness, target
+) -> dict:
     """What this project computes, and how to time it."""
     settings = step.StepConfig(network, dtype=dtype)
-    optimizer = step._optimizer(settings)
+    optimizer = step.optimizer(settings)
 
     @jax.jit
     def infer(params, lightness):
@@ -60,7 +63,9 @@ def ours(network: model.NetworkConfig, params: dict, dtype: str, lightness, targ
         ema = jax.tree.map(lambda e, p: 0.999 * e + 0.001 * p, ema, params)
         return (params, ema, moments), value
 
-    lightness, target = jax.device_put((lightness, target))
+    whole, split = step.placement(devices)
+    lightness, target = jax.device_put((lightness, target), split)
+    params = jax.device_put(params, whole)
     copy = partial(jax.tree.map, jnp.copy)
     state = (copy(params), copy(params), optimizer.init(params))
 
@@ -159,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compare and print; the exit status."""
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    gpu = jax.default_backend() == "gpu"
+    gpu = torch.cuda.is_available()
     parser.add_argument("--networks", nargs="+", default=["paper", "unet"],
                         choices=("paper", "unet"))  # fmt: skip
     parser.add_argument("--width", type=int, default=64, help="of the unet (default: 64)")
@@ -173,9 +178,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-zhang", action="store_true", help="leave Zhang's network out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     options = parser.parse_args(argv)
-    if gpu != torch.cuda.is_available():
-        sys.exit("compare.py: one framework has a GPU and the other not")
     config.use_compilation_cache()
+    config.use_two_cores()
+    if gpu != (jax.default_backend() == "gpu"):
+        sys.exit("compare.py: one framework has a GPU and the other not")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     about = timing.device() | {"torch": torch.__version__, "size": options.size,
                                "dtype": options.dtype, "width": options.width}  # fmt: skip
@@ -192,7 +198,8 @@ def main(argv: list[str] | None = None) -> int:
             shape = (batch, options.size, options.size)
             lightness = random.uniform(0, 100, shape).astype(np.float32)
             target = random.uniform(-60, 60, (batch, side, side, 2)).astype(np.float32)
-            mine = ours(network, params, options.dtype, lightness, target)
+            devices = 1 if gpu else math.gcd(batch, jax.device_count())  # a CPU is two
+            mine = ours(network, params, options.dtype, devices, lightness, target)
             others, apart = {}, 0.0
             for name in ("eager",) if options.no_compile else ("eager", "compiled"):
                 peer = networks.Paper() if kind == "paper" else networks.UNet(options.width)
@@ -209,7 +216,8 @@ def main(argv: list[str] | None = None) -> int:
                 if mode == "infer":
                     runs |= {name: other[mode] for name, other in zhang.items()}
                 taken = timing.in_turn(runs, options.seconds, options.repeats)
-                row = {"network": kind, "mode": mode, "batch": batch, "apart": apart}
+                row = {"network": kind, "mode": mode, "batch": batch, "devices": devices,
+                       "apart": apart}  # fmt: skip
                 for name, values in taken.items():
                     row[f"{name}, seconds"] = timing.spread(values)
                     if name != "ours":  # a peer's seconds over ours: images/s ours over theirs
