@@ -16,6 +16,47 @@ from colorjax.colorizer import Colorizer, confidence_map
 from colorjax.config import ConfigError
 
 
+def command_line() -> argparse.ArgumentParser:
+    """The options and their help."""
+    parser = argparse.ArgumentParser(
+        prog="colorize.py",
+        description="Colour a black-and-white photograph, a folder of them, or a film, at their "
+        "own resolution. What has colour already loses it first.",
+        epilog="examples:\n"
+        "  python colorize.py old.jpg new.png\n"
+        "  python colorize.py scans coloured\n"
+        "  python colorize.py film.mp4 coloured.mp4\n"
+        "  python colorize.py old.jpg new.png --saturation 1.5\n"
+        "  python colorize.py old.tif new.tif --weights runs/vivid/weights.safetensors",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("input", help="the photograph, a folder of photographs, or a film")
+    parser.add_argument("output", help="the file to write, whose ending says the format; "
+                        "or the folder, which keeps names and tree")  # fmt: skip
+    parser.add_argument("--weights", metavar="FILE", help="of a trained network "
+                        "(default: those that come with colorjax)")  # fmt: skip
+    parser.add_argument("--working-size", type=int, metavar="PIXELS", help="size of the copy that "
+                        "the network sees (default: twice what it was trained on)")  # fmt: skip
+    parser.add_argument("--temperature", type=float, metavar="T", help="of the annealed mean: 1 is "
+                        "the mean of the likely colours, less is bolder (default: as the weights "
+                        "say)")  # fmt: skip
+    parser.add_argument("--saturation", type=float, metavar="FACTOR", help="factor on the colours "
+                        "(default: as the weights say)")  # fmt: skip
+    parser.add_argument("--confidence", metavar="FILE", help="also write a grey picture of how "
+                        "sure the network is: black not at all, white wholly")  # fmt: skip
+    parser.add_argument("--explain", action="store_true", help="say what the network takes the "
+                        "photograph for, if it has learned labels")  # fmt: skip
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG output (default: 95)")
+    parser.add_argument("--crf", type=float, default=16, help="of a film's H.264, 0 to 51: less is "
+                        "better and larger (default: 16)")  # fmt: skip
+    parser.add_argument("--max-megapixels", type=float, default=500, metavar="N",
+                        help="refuse larger photographs (default: 500)")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output; in "
+                        "a folder, redo what is done")  # fmt: skip
+    return parser
+
+
 def check(options: argparse.Namespace) -> None:
     """The numbers of the command line: ConfigError names the one that is out of range."""
     for name, low, high in (
@@ -41,6 +82,8 @@ def one(options: argparse.Namespace, source: Path, target: Path) -> int:
         files.check_output(options.confidence, options.overwrite)
     photograph = files.read(source, options.max_megapixels)
     colorizer = load(options)
+    if options.explain and not colorizer.network.labels:
+        raise ConfigError("--explain: these weights have learned no labels (train.py --labels)")
     lightness, filled = colorizer.shrink(photograph.pixels)
     ab, confidence = colorizer.predict(lightness[None])
     height, width = photograph.pixels.shape[:2]
@@ -52,6 +95,9 @@ def one(options: argparse.Namespace, source: Path, target: Path) -> int:
     notes = files.write(target, coloured, options.quality, options.overwrite)
     for note in (*photograph.notes, *notes):
         print(f"note: {note}")
+    if options.explain:
+        likely = list(colorizer.explain(lightness).items())[:3]
+        print("taken for: " + ", ".join(f"{label} {share:.0%}" for label, share in likely))
     print(f"wrote {target} ({width} × {height})")
     if options.confidence and confidence is not None:
         grey = files.Photograph(confidence_map(confidence[0], filled, (height, width)))
@@ -64,9 +110,9 @@ def many(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a folder, but for what is done already; the exit status."""
     from colorjax import folder, report
 
-    if options.confidence:
-        raise ConfigError(f"--confidence {options.confidence}: it is of one photograph, and "
-                          f"{source} is a folder")  # fmt: skip
+    if options.confidence or options.explain:
+        flag = f"--confidence {options.confidence}" if options.confidence else "--explain"
+        raise ConfigError(f"{flag}: it is of one photograph, and {source} is a folder")
     if target.is_file() or (target.suffix.lower() in files.SUFFIXES and not target.exists()):
         raise ConfigError(f"{source} is a folder and {target} a file: name a folder for the output")
     if target.exists() and source.samefile(target):
@@ -109,9 +155,9 @@ def film(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a film; the exit status."""
     from colorjax import report
 
-    if options.confidence:
-        raise ConfigError(f"--confidence {options.confidence}: it is of a photograph, and "
-                          f"{source} a film")  # fmt: skip
+    if options.confidence or options.explain:
+        flag = f"--confidence {options.confidence}" if options.confidence else "--explain"
+        raise ConfigError(f"{flag}: it is of a photograph, and {source} a film")
     if target.exists() and source.exists() and source.samefile(target):
         raise ConfigError(f"{target} is the input itself: name another output")
     colorizer, bar = load(options), report.Bar("colouring")
@@ -151,7 +197,7 @@ def load(options: argparse.Namespace) -> Colorizer:
 
 def run(argv: list[str] | None) -> int:
     """Colour as the command line says; the exit status."""
-    options = config.colorize_parser().parse_args(argv)
+    options = command_line().parse_args(argv)
     check(options)
     source, target = Path(options.input), Path(options.output)
     if source.is_dir():

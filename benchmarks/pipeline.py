@@ -28,7 +28,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)
 import timing
 
 import train
-from colorjax import config, data, step
+from colorjax import batches, config, data, step
+from colorjax.run import Run
 
 
 def make_photographs(folder: Path, count: int, side: int) -> None:
@@ -48,38 +49,38 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
             "--devices", "1", "--val-fraction", "1e-9", "--validate-every", "1000000000",
             "--steps", str(count + options.steps)]  # fmt: skip
     settings, _ = config.open_run(vars(config.train_parser().parse_args(argv)), False)
-    run = train.Run(settings, None)
+    run = Run(settings, None)
     spare = jax.tree.map(jax.numpy.copy, run.state)
-    images = jax.device_put(run.pool.images[run.rows[:batch]])
+    examples = [jax.device_put(array[run.rows[:batch]]) for array in (run.pool.images, run.labels)]
 
     def bare(steps: int) -> float:
         nonlocal spare
         start = time.perf_counter()
         for _ in range(steps):
-            spare, _ = step.train_step(run.config, spare, images)
+            spare, _ = step.train_step(run.config, spare, *examples)
         jax.block_until_ready(spare)
         return (time.perf_counter() - start) / steps
 
     loops, bares = [], []
-    gather = data.batches
+    gather = batches.batches
 
     def interleaved(*args):
         """The loop's batches; between its segments, while it waits, the bare steps."""
         start = 0.0
-        for number, batch_images in enumerate(gather(*args)):
+        for number, batch_of in enumerate(gather(*args)):
             if number % options.steps == 0:
                 jax.block_until_ready(run.state)
                 if number >= 2 * options.steps:  # the first segment warms up
                     loops.append((time.perf_counter() - start) / options.steps)
                 bares.append(bare(options.steps))
                 start = time.perf_counter()
-            yield batch_images
+            yield batch_of
 
-    data.batches = interleaved
+    batches.batches = interleaved
     try:
-        run.train()
+        train.train(run)
     finally:
-        data.batches = gather
+        batches.batches = gather
     bares = bares[2:]
     ratios = [alone / loop for alone, loop in zip(bares, loops, strict=False)]
     return {

@@ -174,15 +174,19 @@ def measure(images: np.ndarray, predictions: np.ndarray, truth_histogram: np.nda
     }
 
 
-def gallery(path: Path, images: np.ndarray, predictions: np.ndarray) -> None:
-    """The four best, median and worst photographs by PSNR: grey, prediction, truth."""
+def gallery(path: Path, images: np.ndarray, predictions: list[np.ndarray]) -> None:
+    """The four best, median and worst photographs of the first network by PSNR.
+
+    Grey, a column for each network's prediction, truth.
+    """
     error = [((a / 255.0 - b / 255.0) ** 2).mean()
-             for a, b in zip(images, predictions, strict=True)]  # fmt: skip
+             for a, b in zip(images, predictions[0], strict=True)]  # fmt: skip
     order = np.argsort(error)
     middle = max(0, len(order) // 2 - 2)
     chosen = np.concatenate([order[:4], order[middle : middle + 4], order[-4:]])
     truth = images[chosen] / np.float32(255)
-    report.write_columns(path, [report.grey(truth), predictions[chosen] / 255, truth])
+    columns = [each[chosen] / 255 for each in predictions]
+    report.write_columns(path, [report.grey(truth), *columns, truth])
 
 
 def run(argv: list[str] | None) -> int:
@@ -206,7 +210,7 @@ def run(argv: list[str] | None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="a picture of the first "
-                        "network's best, median and worst")  # fmt: skip
+                        "network's best, median and worst, all networks side by side")  # fmt: skip
     options = parser.parse_args(argv)
     if options.size % 4 or not 16 <= options.size <= 2048:
         raise config.ConfigError(f"--size {options.size}: it must be a multiple of 4, 16 to 2048")
@@ -255,7 +259,8 @@ def run(argv: list[str] | None) -> int:
     for name, answer in (("grey", constant(np.zeros(2))), ("constant ab", constant(mean_ab)),
                          ("oracle at a quarter", oracle)):  # fmt: skip
         row(name, np.concatenate([answer(batch) for batch in batches]))
-    for number, (name, colorizer) in enumerate(networks.items()):
+    shown = []
+    for name, colorizer in networks.items():
         answers = {name: colorizer}
         if colorizer.network.head == "bins":
             about = colorizer.params, colorizer.network, colorizer.working_size
@@ -263,14 +268,16 @@ def run(argv: list[str] | None) -> int:
         for named, answer in answers.items():
             predictions = np.concatenate([network(answer)(batch) for batch in batches])
             row(named, predictions)
-            if number == 0 and options.gallery and answer is colorizer:
-                gallery(options.gallery, images, predictions)
+            if options.gallery and answer is colorizer:
+                shown.append(predictions)
             for share in options.shares:
                 factor = factor_for(predictions, images, share * cf_truth)
                 if factor > 15.9:
                     print(f"{named}: too grey to reach CF {share:g} by any factor up to 16")
                     continue
                 row(f"{named} × {factor:.2f}, CF {share:g}", scaled(predictions, images, factor))
+    if options.gallery:
+        gallery(options.gallery, images, shown)
     if options.json:
         content = timing.device() | {
             "photographs": len(images), "in_psnr": colourful, "size": options.size,

@@ -10,7 +10,8 @@ counted from the jaxpr (`flops.py`). Their share is of a large matrix product me
 run, and of the vendor's peak; that of bytes (each product's operands read once, its result written
 once) is of a large copy. Memory is what the compiled program needs: arguments, results and
 temporaries, on one device. Last, what a vivid step costs beside a squared-error step of the same
-network, in turn.
+network, and an adversarial one beside a vivid one, in turn; its gradient penalty, which comes once
+in 16 steps, is timed apart and counts for a sixteenth.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from colorjax import colorizer, config, model, step
+from colorjax import adversarial, colorizer, config, model, step
 
 MODES = ("train", "infer")
 HEADS = {"paper": "ab", "unet": "ab", "vivid": "bins"}
@@ -45,7 +47,7 @@ def network_of(preset: str, width: int) -> model.NetworkConfig:
     """A preset's network."""
     if preset == "paper":
         return model.NetworkConfig("paper")
-    return model.NetworkConfig("unet", width, HEADS[preset])
+    return model.NetworkConfig("unet", width, HEADS.get(preset, "bins"))
 
 
 def compiled(function: Any, *args: Any) -> tuple[Callable, float, float]:
@@ -77,23 +79,28 @@ def free_memory() -> int:
 
 
 def case(
-    preset: str, mode: str, size: int, dtype: str, batch: int, options: argparse.Namespace
-) -> tuple[Callable[[int], object], dict]:
-    """How to time one case, and what is known of it before."""
+    preset: str, mode: str, size: int, dtype: str, batch: int, options: argparse.Namespace,
+    at: int | None = None,
+) -> tuple[Callable[[int], object], dict]:  # fmt: skip
+    """How to time one case, and what is known of it before; `at` repeats that training step."""
     network, random = network_of(preset, options.width), np.random.default_rng(0)
-    whole, split = step.placement(options.devices)
+    whole, split = step.placement(options.devices if mode == "train" else 1)
     if mode == "train":
         side = size * 9 // 8
-        settings = step.StepConfig(network, size=size, dtype=dtype)
+        settings = step.StepConfig(network, size=size, dtype=dtype, adversarial=preset == "gan")
+        train_step = (adversarial if settings.adversarial else step).train_step
         data = [random.integers(0, 256, (batch, side, side, 3), np.uint8) for _ in range(2)]
         state = jax.device_put(step.create_state(settings), whole)
         sets = [jax.device_put(images, split) for images in data]
-        work = flops.count(lambda s, i: step.train_step(settings, s, i), state, sets[0])
-        program, seconds, memory = compiled(step.train_step, settings, state, sets[0])
+        work = flops.count(lambda s, i: train_step(settings, s, i), state, sets[0])
+        program, seconds, memory = compiled(train_step, settings, state, sets[0])
+        again = None if at is None else jax.device_put(jnp.int32(at), whole)
 
         def calls(count: int) -> None:
             nonlocal state
             for number in range(count):
+                if again is not None:
+                    state = replace(state, step=jnp.copy(again))
                 state, _ = program(state, sets[number % 2])
             jax.block_until_ready(state)
     else:
@@ -130,7 +137,8 @@ def sweep(
 ) -> None:
     """A row for each batch size; the last says so if memory ended."""
     peak = timing.PEAKS.get(jax.devices()[0].device_kind, {})
-    devices = options.devices or jax.device_count()
+    devices = (options.devices or jax.device_count()) if mode == "train" else 1
+    chips = devices if jax.default_backend() == "gpu" else 1  # a CPU's devices share it
     for batch in options.batches or [1 << power for power in range(20)]:
         if batch % devices:
             continue
@@ -146,7 +154,7 @@ def sweep(
             break
         pace = {name: round(batch / second, 2) for name, second in timing.spread(taken, 9).items()}
         median = timing.spread(taken, 9)["median"]
-        rate = 1e9 * known["gflop_per_image"] * pace["median"] / devices
+        rate = 1e9 * known["gflop_per_image"] * pace["median"] / chips
         row |= known | {
             "milliseconds": round(1e3 * median, 3),
             "images_per_second": pace["median"],
@@ -155,7 +163,7 @@ def sweep(
             "share_of_matrix": round(rate / ceiling["flops"], 4),
             "share_of_peak": round(rate / peak[dtype], 4) if peak else None,
             "share_of_copy": round(
-                1e6 * known["mbyte_per_image"] * pace["median"] / devices / ceiling["bytes"], 4
+                1e6 * known["mbyte_per_image"] * pace["median"] / chips / ceiling["bytes"], 4
             ),
         }
         show(row)
@@ -188,16 +196,26 @@ def show(row: dict) -> None:
 
 
 def objectives(options: argparse.Namespace) -> dict:
-    """Seconds of a vivid step over those of a squared-error step of the same network, in turn."""
+    """How long a vivid step takes beside one on squared error; an adversarial one beside it."""
     batch, size = options.objectives_batch, options.sizes[0]
-    runs = {name: case(name, "train", size, options.dtypes[0], batch, options)[0]
-            for name in ("unet", "vivid")}  # fmt: skip
+    cases = {"unet": ("unet", None), "vivid": ("vivid", None), "gan": ("gan", 1), "r1": ("gan", 0)}
+    runs = {
+        name: case(preset, "train", size, options.dtypes[0], batch, options, at)[0]
+        for name, (preset, at) in cases.items()
+    }
     taken = timing.in_turn(runs, 5 * options.seconds, max(7, options.repeats))
+    every = adversarial.R1_INTERVAL
+    penalised = taken.pop("r1")
+    taken["gan"] = [
+        ((every - 1) * most + once) / every
+        for most, once in zip(taken["gan"], penalised, strict=True)
+    ]
     return {
         "batch": batch,
         "size": size,
         "dtype": options.dtypes[0],
         "vivid_to_mse": timing.ratios(taken["vivid"], taken["unet"]),
+        "gan_to_vivid": timing.ratios(taken["gan"], taken["vivid"]),
     } | {f"{name}_images_per_second": round(batch / timing.spread(taken[name])["median"], 2)
          for name in taken}  # fmt: skip
 
@@ -242,11 +260,11 @@ def main(argv: list[str] | None = None) -> int:
     add("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
     add("--batches", type=int, nargs="+", help="(default: 1, 2, 4 … until memory ends)")
     add("--width", type=int, default=64, help="of the unet (default: 64)")
-    add("--devices", type=int, default=1, help="to split batches over; 0: all (default: 1)")
+    add("--devices", type=int, default=1, help="to split training over; 0: all (default: 1)")
     add("--seconds", type=float, default=2, help="for each figure (default: 2)")
     add("--repeats", type=int, default=5, help="segments of it (default: 5)")
     add("--longest", type=float, default=20, help="end a sweep when a step takes longer, seconds")
-    add("--objectives-batch", type=int, default=64, help="for vivid against squared error; 0: not")
+    add("--objectives-batch", type=int, default=64, help="for the objectives; 0: not")
     add("--quick", action="store_true", help="one size and type, few batches: under 2 minutes")
     add("--json", type=Path, metavar="FILE", help="where to write the figures")
     add("--plot", type=Path, metavar="FILE", help="where to draw them (needs matplotlib)")
@@ -259,6 +277,7 @@ def main(argv: list[str] | None = None) -> int:
         if path and not path.parent.is_dir():
             parser.error(f"{name} {path}: {path.parent} is not a directory")
     config.use_compilation_cache()
+    config.use_two_cores()
     about = timing.device() | {"devices": options.devices or jax.device_count()}
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     ceilings = {dtype: timing.ceilings(dtype, options.seconds) for dtype in options.dtypes}
@@ -276,11 +295,14 @@ def main(argv: list[str] | None = None) -> int:
                     sweep(preset, mode, size, dtype, ceilings[dtype], options, keep)
     if options.objectives_batch:
         report["objectives"] = row = objectives(options)
-        ratio = row["vivid_to_mse"]
-        print(f"\nat batch {row['batch']} a step on squared error does "
-              f"{row['unet_images_per_second']:.1f} images/s, a vivid one "
-              f"{row['vivid_images_per_second']:.1f}; it takes {ratio['median']:.3f} times as "
-              f"long ({ratio['min']:.2f}…{ratio['max']:.2f})")  # fmt: skip
+        print(f"\nat batch {row['batch']}, {row['size']}²:")
+        for name, base, ratio in (
+            ("vivid", "squared error", row["vivid_to_mse"]),
+            ("gan", "vivid", row["gan_to_vivid"]),
+        ):
+            print(f"a {name} step does {row[f'{name}_images_per_second']:.1f} images/s, "
+                  f"{ratio['median']:.3f} times ({ratio['min']:.2f}…{ratio['max']:.2f}) as long "
+                  f"as {base}'s")  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
         print(f"wrote {options.json}")

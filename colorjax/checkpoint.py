@@ -194,7 +194,7 @@ class Checkpoints:
         """The state and progress saved at a step, placed and shaped as the pytree `like`.
 
         Raises:
-            WeightsError: the checkpoint is damaged.
+            WeightsError: the checkpoint is damaged, or another version's.
         """
         ocp = self._ocp
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -205,8 +205,10 @@ class Checkpoints:
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # of many kinds, and long
             damaged = self._directory / str(step)
-            raise WeightsError(f"the checkpoint {damaged} is damaged: remove that folder to go on "
-                               "from the one before it") from error  # fmt: skip
+            raise WeightsError(
+                f"the checkpoint {damaged} is damaged, or of another version of colorjax: remove "
+                "that folder to go on from the one before it, or start another run with --init"
+            ) from error
         return restored["state"], restored["progress"]
 
     def wait(self) -> None:

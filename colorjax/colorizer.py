@@ -74,6 +74,11 @@ def _predict(
     return palette.annealed_mean(output, temperature), palette.entropy(output)
 
 
+@partial(jax.jit, static_argnums=(1, 3))
+def _label_logits(params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str):
+    return model.predict(params, network, lightness, jnp.dtype(dtype))[1]
+
+
 @jax.jit
 def _join(pixels: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Pixels `N` (grey) or `N 3`, uint8 or uint16, with a and b `N` → `N 3` of the same type."""
@@ -110,13 +115,9 @@ class Colorizer:
         Raises:
             ValueError: one of them is out of range.
         """
+        usual = isinstance(working_size, int) and 16 <= working_size <= 2048
         for name, value, holds, what in (
-            (
-                "working size",
-                working_size,
-                16 <= working_size <= 2048 and isinstance(working_size, int),
-                "a whole number from 16 to 2048",
-            ),
+            ("working size", working_size, usual, "a whole number from 16 to 2048"),
             ("temperature", temperature, 0 < temperature < inf, "above 0"),
             ("saturation", saturation, 0 <= saturation < inf, "0 or more"),
         ):
@@ -226,6 +227,20 @@ class Colorizer:
         result = _predict(self.params, self.network, lightness, self.dtype, self.temperature)
         ab, entropy = jax.device_get(result)
         return self.saturation * ab, None if entropy is None else 1 - entropy
+
+    def explain(self, lightness: np.ndarray) -> dict[str, float]:
+        """What lightness `rows columns` shows, as the network believes: labels → shares in 0…1.
+
+        Likeliest first; lightness as `shrink` gives it.
+
+        Raises:
+            ValueError: the network has learned no labels.
+        """
+        logits = _label_logits(self.params, self.network, lightness[None], self.dtype)
+        if logits is None:
+            raise ValueError("these weights have learned no labels")
+        shares = jax.device_get(jax.nn.softmax(logits))[0]
+        return {self.network.labels[place]: float(shares[place]) for place in np.argsort(-shares)}
 
     def join(self, image: np.ndarray, ab: np.ndarray, filled: tuple[float, float]) -> np.ndarray:
         """The third part: scale ab `h w 2` up and join it to the image's lightness, in strips."""

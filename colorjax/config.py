@@ -1,6 +1,7 @@
 """A training run's configuration, its presets, and the two command lines."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -29,6 +30,18 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def use_two_cores() -> None:
+    """Let JAX see a CPU as two devices, before it looks, unless the user has said how many.
+
+    One device leaves a core idle for a quarter of a training step, much of which does not divide.
+    """
+    said = jax.config.values["jax_num_cpu_devices"] >= 0
+    said = said or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said and (os.cpu_count() or 1) > 1:
+        with contextlib.suppress(RuntimeError):  # it has looked already
+            jax.config.update("jax_num_cpu_devices", 2)
+
+
 class ConfigError(ValueError):
     """What is wrong with the arguments, as one sentence."""
 
@@ -44,7 +57,7 @@ class TrainConfig:
     data: str = _option("", "folder of colour photographs, of any nesting")
     out: str = _option("", "run directory to write (default: runs/PRESET)")
     preset: str = _option("vivid", "a set of defaults for the options below",
-                          ("paper", "unet", "vivid"))  # fmt: skip
+                          ("paper", "unet", "vivid", "gan"))  # fmt: skip
     network: str = _option("unet", "the paper's network or the project's own", ("paper", "unet"))
     head: str = _option("bins", "what it predicts: ab, or which of 261 colours", ("ab", "bins"))
     width: int = _option(64, "channels of the unet's first level; 32 is 3 times as fast")
@@ -56,6 +69,12 @@ class TrainConfig:
     rarity: float = _option(0.5, "weight of rare colours: 0 as often as they occur, 0.95 nearly "
                                  "as the rest")  # fmt: skip
     huber: float = _option(1.0, "weight of the decoded colour's error, beside cross-entropy")
+    labels: bool = _option(False, "learn what a photograph shows, too: the name of its folder, "
+                                  "the first below --data")  # fmt: skip
+    label_weight: float = _option(1.0, "of what wrong labels cost")
+    adversarial: float = _option(0.0, "share of the run, its last, with an adversarial network")
+    critic_weight: float = _option(1.0, "of what the adversarial network says")
+    critic_lr: float = _option(8e-4, "its learning rate; the network's beside it is a quarter")
     colorfulness: float = _option(0.6, "share of the truth's that colours are calibrated to; "
                                   "0: as predicted")  # fmt: skip
     optimizer: str = _option("adamw", "RMSprop is older recipes'", ("adamw", "rmsprop"))
@@ -73,18 +92,23 @@ class TrainConfig:
     patience: int = _option(0, "stop after as many validations without improvement; 0: never")
     dtype: str = _option("auto", "of the network's computation; auto: bfloat16 on a GPU",
                          ("auto", "float32", "bfloat16"))  # fmt: skip
-    devices: int = _option(0, "devices to split each batch over (default: all)")
+    devices: int = _option(
+        0,
+        "devices to split each batch over (default: all GPUs; a CPU is "
+        "two, where the batch is even)",
+    )
 
     def __post_init__(self) -> None:
         """Check ranges: ConfigError names the option, its value and what it may be."""
-        positive = ("size", "batch", "epochs", "lr", "clip")
+        positive = ("size", "batch", "epochs", "lr", "clip", "critic_lr")
         zero_or_more = ("steps", "minutes", "weight_decay", "min_colorfulness", "seed",
-                        "validate_every", "patience", "devices", "huber")  # fmt: skip
+                        "validate_every", "patience", "devices", "huber", "label_weight",
+                        "critic_weight")  # fmt: skip
         for names, holds, what in (
             (positive, lambda v: 0 < v < float("inf"), "above 0"),
             (zero_or_more, lambda v: 0 <= v < float("inf"), "0 or more"),
             (
-                ("film", "ageing", "colorfulness"),
+                ("film", "ageing", "colorfulness", "adversarial"),
                 lambda v: 0 <= v <= 1,
                 "between 0 and 1",
             ),
@@ -104,6 +128,14 @@ class TrainConfig:
             if self.head == "ab" and getattr(self, name) != getattr(TrainConfig, name):
                 raise ConfigError(f"--{name} is for networks with bins, and --head ab (as presets "
                                   "paper and unet have it) has none")  # fmt: skip
+        for name in ("critic_weight", "critic_lr"):
+            if not self.adversarial and getattr(self, name) != getattr(TrainConfig, name):
+                raise ConfigError(f"--{name.replace('_', '-')} is for adversarial training: add "
+                                  "--preset gan or --adversarial")  # fmt: skip
+        if not self.labels and self.label_weight != TrainConfig.label_weight:
+            raise ConfigError("--label-weight is for training with --labels: add that")
+        if self.labels and self.network == "paper":
+            raise ConfigError("--labels is for the unet, and --network paper is another")
         try:
             self.network_config  # noqa: B018 - it checks its own values
         except ValueError as error:
@@ -127,6 +159,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"network": "paper", "head": "ab", "colorfulness": 0.0, "lr": 3e-4},
     "unet": {"head": "ab", "colorfulness": 0.0},
     "vivid": {},
+    "gan": {"adversarial": 0.1, "colorfulness": 0.0, "patience": 5},
 }
 
 PATHS = ("data", "val", "init")
@@ -159,6 +192,9 @@ def train_parser() -> argparse.ArgumentParser:
         text = option.metadata["help"]
         if option.default and "default" not in text:
             text += f" (default: {option.default})"
+        if types[option.name] is bool:
+            parser.add_argument(_flag(option.name), action="store_true", help=text)
+            continue
         target = length if option.name in ("epochs", "steps", "minutes") else parser
         target.add_argument(
             _flag(option.name),
@@ -210,7 +246,10 @@ def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> Train
     for name in ("steps", "minutes"):  # where 0 stands for "not given"
         if given.get(name, 1) == 0:
             raise ConfigError(f"{_flag(name)} {given[name]}: it must be above 0")
-    values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset] | given
+    values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset]
+    if values.get("adversarial") and given.get("init"):
+        values["adversarial"] = 1.0  # what came before has been trained already
+    values |= given
     for name in PATHS:  # a run may be resumed from another folder
         values[name] = str(Path(values[name]).resolve()) if values.get(name) else ""
     return TrainConfig(**values)
@@ -243,42 +282,3 @@ def open_run(given: dict[str, Any], resume: bool) -> tuple[TrainConfig, dict[str
         gpu = jax.default_backend() == "gpu"
         settings = dataclasses.replace(settings, dtype="bfloat16" if gpu else "float32")
     return settings, None
-
-
-def colorize_parser() -> argparse.ArgumentParser:
-    """The command line of colorize.py."""
-    parser = argparse.ArgumentParser(
-        prog="colorize.py",
-        description="Colour a black-and-white photograph, a folder of them, or a film, at their "
-        "own resolution. What has colour already loses it first.",
-        epilog="examples:\n"
-        "  python colorize.py old.jpg new.png\n"
-        "  python colorize.py scans coloured\n"
-        "  python colorize.py film.mp4 coloured.mp4\n"
-        "  python colorize.py old.jpg new.png --saturation 1.5\n"
-        "  python colorize.py old.tif new.tif --weights runs/vivid/weights.safetensors",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("input", help="the photograph, a folder of photographs, or a film")
-    parser.add_argument("output", help="the file to write, whose ending says the format; "
-                        "or the folder, which keeps names and tree")  # fmt: skip
-    parser.add_argument("--weights", metavar="FILE", help="of a trained network "
-                        "(default: those that come with colorjax)")  # fmt: skip
-    parser.add_argument("--working-size", type=int, metavar="PIXELS", help="size of the copy that "
-                        "the network sees (default: twice what it was trained on)")  # fmt: skip
-    parser.add_argument("--temperature", type=float, metavar="T", help="of the annealed mean: 1 is "
-                        "the mean of the likely colours, less is bolder (default: as the weights "
-                        "say)")  # fmt: skip
-    parser.add_argument("--saturation", type=float, metavar="FACTOR", help="factor on the colours "
-                        "(default: as the weights say)")  # fmt: skip
-    parser.add_argument("--confidence", metavar="FILE", help="also write a grey picture of how "
-                        "sure the network is: black not at all, white wholly")  # fmt: skip
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG output (default: 95)")
-    parser.add_argument("--crf", type=float, default=16, help="of a film's H.264, 0 to 51: less is "
-                        "better and larger (default: 16)")  # fmt: skip
-    parser.add_argument("--max-megapixels", type=float, default=500, metavar="N",
-                        help="refuse larger photographs (default: 500)")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output; in "
-                        "a folder, redo what is done")  # fmt: skip
-    return parser

@@ -1,8 +1,7 @@
-"""A folder of photographs → a packed uint8 pool on disk → batches.
+"""A folder of photographs → a packed uint8 pool on disk.
 
 `pack` decodes the folder once: one memory-mapped array `N S S 3` of uint8 sRGB, beside it an index
-and a list of what was left out and why. `Batches` gathers batch k, a pure function of the run's
-seed and k, so training needs no iterator state. Nothing here grows with the folder but the index.
+and a list of what was left out and why. Nothing here grows with the folder but the index.
 """
 
 import hashlib
@@ -44,32 +43,6 @@ class Pool:
     def __len__(self) -> int:
         """The number of photographs."""
         return len(self.images)
-
-
-def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `pool` to train on, and rows of `val_pool` to validate on, at least one.
-
-    Where both are the same pool, a fraction of it validates.
-
-    Sides are chosen by the files' content, so a photograph stays on its own whatever is added to
-    the folder and however it is packed; what both pools hold is not trained on.
-
-    Raises:
-        DataError: too few are left for one batch.
-    """
-    if val_pool is pool:
-        held_out = np.argsort(pool.hashes, kind="stable")
-        held_out = held_out[: max(1, int((pool.hashes < fraction * 2.0**64).sum()))]
-        rows = np.setdiff1d(np.arange(len(pool)), held_out)
-    else:
-        held_out = np.argsort(val_pool.hashes, kind="stable")
-        rows = np.flatnonzero(~np.isin(pool.hashes, val_pool.hashes))
-    if len(rows) < batch:
-        raise DataError(
-            f"there are {len(rows)} photographs to train on besides {len(held_out)} to validate, "
-            f"fewer than one batch of {batch}: add photographs, or set a smaller --batch"
-        )
-    return rows, held_out
 
 
 def _fingerprint(folder: Path, paths: list[Path], settings: list) -> str:
@@ -246,50 +219,3 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
 
 def _header(count: int, side: int) -> dict:
     return {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}
-
-
-def put(pool: Pool, rows: np.ndarray, sharding=None) -> jax.Array:
-    """Some photographs on the device, or each device's share of them there: `B S S 3` uint8.
-
-    A process reads what its own devices are given, nothing else.
-    """
-    if sharding is None:
-        return jax.device_put(pool.images[rows])
-    shape = (len(rows), *pool.images.shape[1:])
-    return jax.make_array_from_callback(shape, sharding, lambda at: pool.images[rows[at[0]]])  # type: ignore
-
-
-def batches(
-    pool: Pool, rows: np.ndarray, batch: int, seed: int, first: int, last: int, sharding=None
-) -> Iterator[jax.Array]:
-    """Batches `first` up to `last` on the device, `B S S 3` uint8, each gathered one ahead.
-
-    Each epoch takes all rows in a new order that follows from the seed, less what is left over
-    after the last whole batch.
-
-    Args:
-        pool: where from.
-        rows: which of its photographs.
-        batch: B, at most as many as there are rows.
-        seed: of the run.
-        first: the step of the first batch.
-        last: the step before which to end.
-        sharding: where to put them.
-    """
-    epoch, order = -1, rows
-
-    def gather(step: int) -> jax.Array:
-        nonlocal epoch, order
-        per_epoch = len(rows) // batch
-        if epoch != step // per_epoch:
-            epoch = step // per_epoch
-            order = np.random.default_rng((seed, epoch)).permutation(rows)
-        place = step % per_epoch * batch
-        return put(pool, order[place : place + batch], sharding)
-
-    with ThreadPoolExecutor(1) as thread:
-        ahead = thread.submit(gather, first)
-        for step in range(first, last):
-            images = ahead.result()
-            ahead = thread.submit(gather, step + 1)
-            yield images

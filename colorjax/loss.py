@@ -1,12 +1,14 @@
-"""What training minimises: pure functions of a prediction and the true ab, a mean a picture.
+"""What training minimises: pure functions of predictions and truths.
 
-ab is `B h w 2`, each loss is `B`.
+ab is `B h w 2`; a loss of colours or labels is `B`, a mean a picture; one of critics is a scalar.
 """
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from colorjax import palette
+from colorjax.color import Array
 from colorjax.model import AB_SCALE
 
 
@@ -34,3 +36,30 @@ def cross_entropy(logits: jax.Array, target: jax.Array, rarity: jax.Array) -> ja
 def huber(ab: jax.Array, target: jax.Array) -> jax.Array:
     """Huber's loss of ab in units of the bins' spacing: quadratic within one, linear beyond."""
     return optax.losses.huber_loss(ab / palette.SPACING, target / palette.SPACING).mean((1, 2, 3))
+
+
+def label_cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
+    """Of the logits `B labels` and the number of the true label `B`, 0 where that is −1: none."""
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return jnp.where(labels < 0, 0, losses)
+
+
+def hinge(true: jax.Array, predicted: jax.Array) -> jax.Array:
+    """The critic's: scores `B …` of true and of predicted colours (Lim and Ye 2017) → a scalar.
+
+    It wants true ones above 1 and predicted ones below −1, and no more.
+    """
+    return jax.nn.relu(1 - true).mean() + jax.nn.relu(1 + predicted).mean()
+
+
+def feature_matching(true: list[jax.Array], predicted: list[jax.Array]) -> jax.Array:
+    """Mean distance of the critic's features of true and predicted colours, over its layers.
+
+    Wang et al. 2018 (pix2pixHD), equation 4: colours that are unlike the true ones in the eyes of
+    the critic. Without gradient into the true ones.
+    """
+    apart = [
+        jnp.abs(jax.lax.stop_gradient(t) - p).astype(jnp.float32).mean()
+        for t, p in zip(true, predicted, strict=True)
+    ]
+    return jnp.stack(apart).mean()

@@ -1,4 +1,4 @@
-"""The networks: lightness in, colour out. The only file that imports flax.
+"""The networks: lightness in, colour out. Only this file and `layers.py` import flax.
 
 The modules are Flax NNX, behind a functional boundary: `init` gives a plain nested dict of float32
 parameters, `apply` is a pure function of that dict. Pictures are `B H W C`; lightness is L* in
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colorjax.convolution import convolve
+from colorjax.layers import Conv, GlobalContext, GroupNorm, ResidualBlock, space_to_depth, upsample
 
 Params = dict[str, Any]
 
@@ -30,9 +30,11 @@ class NetworkConfig:
     kind: str = "unet"  # "paper" or "unet"
     width: int = 64  # channels of the unet's first level; 32 suits a laptop
     head: str = "ab"  # what the unet says of a place: its "ab", or how likely each of the "bins" is
+    labels: tuple[str, ...] = ()  # what the unet can say a photograph shows
 
     def __post_init__(self) -> None:
         """Check the values: ValueError names the one that is wrong."""
+        object.__setattr__(self, "labels", tuple(self.labels))  # JSON knows lists only
         if self.kind not in ("paper", "unet"):
             raise ValueError(f"network is {self.kind!r}: it must be 'paper' or 'unet'")
         whole = isinstance(self.width, int) and self.width % 16 == 0
@@ -42,6 +44,10 @@ class NetworkConfig:
         if self.head not in heads:
             choices = " or ".join(repr(head) for head in heads)
             raise ValueError(f"head is {self.head!r}: the {self.kind} network's must be {choices}")
+        if self.labels and (self.kind == "paper" or len(set(self.labels)) < 2):
+            raise ValueError(f"labels are {self.labels}: they must be two or more, of the unet")
+        if not all(isinstance(label, str) for label in self.labels):
+            raise ValueError(f"labels are {self.labels}: they must be names")
 
     @property
     def stride(self) -> int:
@@ -52,87 +58,6 @@ class NetworkConfig:
     def reduction(self) -> int:
         """How many times smaller than the lightness the predicted ab is."""
         return 1 if self.kind == "paper" else 4
-
-
-# ---------------------------------------------------------------------------- building blocks
-
-
-class Conv(nnx.Module):
-    """A convolution `B H W channels` → `B H/stride W/stride features`, padding SAME."""
-
-    def __init__(self, channels, features, rng, size=3, stride=1, zero=False):
-        shape = (size, size, channels, features)
-        if zero or rng is None:
-            kernel = jnp.zeros(shape)
-        else:
-            scale = (2 / (size * size * channels)) ** 0.5  # He et al. 2015
-            kernel = jnp.asarray(scale * rng.standard_normal(shape, np.float32))
-        self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.zeros(features))
-        self.size, self.stride = size, stride
-
-    def __call__(self, x):
-        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        if self.size == 1:
-            return x @ kernel[0, 0] + bias
-        return convolve(x, kernel, self.stride) + bias
-
-
-class GroupNorm(nnx.Module):
-    """Group normalisation (Wu and He 2018) over 16 channels a group, as one multiply and add."""
-
-    def __init__(self, channels):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-
-    def __call__(self, x):
-        batch, height, width, channels = x.shape
-        grouped = x.astype(jnp.float32).reshape(batch, height * width, channels // 16, 16)
-        mean = grouped.mean((1, 3))
-        variance = (grouped**2).mean((1, 3)) - mean**2
-        inverse = jax.lax.rsqrt(jnp.maximum(variance, 0) + 1e-5)
-        scale = jnp.repeat(inverse, 16, axis=1) * self.scale[...]
-        offset = self.bias[...] - jnp.repeat(mean, 16, axis=1) * scale
-        return x * scale[:, None, None].astype(x.dtype) + offset[:, None, None].astype(x.dtype)
-
-
-class ResidualBlock(nnx.Module):
-    """Norm, ReLU, convolution, twice, beside the identity (He et al. 2016, pre-activation)."""
-
-    def __init__(self, channels, rng):
-        self.norm1, self.norm2 = GroupNorm(channels), GroupNorm(channels)
-        self.conv1 = Conv(channels, channels, rng)
-        self.conv2 = Conv(channels, channels, rng, zero=True)
-
-    def __call__(self, x):
-        y = self.conv1(jax.nn.relu(self.norm1(x)))
-        return x + self.conv2(jax.nn.relu(self.norm2(y)))
-
-
-class GlobalContext(nnx.Module):
-    """Tells every place what the whole picture holds: pooled, two layers, added everywhere."""
-
-    def __init__(self, channels, rng):
-        self.norm = GroupNorm(channels)
-        self.hidden = Conv(2 * channels, 2 * channels, rng, size=1)
-        self.out = Conv(2 * channels, channels, rng, size=1, zero=True)
-
-    def __call__(self, x):
-        y = self.norm(x)
-        pooled = jnp.concatenate([y.mean((1, 2)), y.max((1, 2))], axis=-1)
-        return x + self.out(jax.nn.relu(self.hidden(pooled)))[:, None, None]
-
-
-def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """`B H W C` → `B H/block W/block block·block·C`: squares of pixels become channels."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // block, block, width // block, block, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, -1)
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """`B H W C` → `B 2H 2W C` by repeating; `jax.image.resize` has a five times slower gradient."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 # ---------------------------------------------------------------------------- the two networks
@@ -164,7 +89,7 @@ class PaperNetwork(nnx.Module):
         for layer, (_, _, up) in zip(self.layers, self._LAYERS, strict=True):
             x = jax.nn.relu(layer(x))
             x = upsample(x) if up else x
-        return AB_SCALE * upsample(jnp.tanh(self.head(x).astype(jnp.float32)))
+        return AB_SCALE * upsample(jnp.tanh(self.head(x).astype(jnp.float32))), None
 
 
 class UNet(nnx.Module):
@@ -173,7 +98,8 @@ class UNet(nnx.Module):
     A space-to-depth stem brings squares of 4×4 pixels into `width` channels; levels at 1/4, 1/8
     and 1/16 hold `width`, 2·`width` and 4·`width` channels, the coarsest with global context;
     skips add up on the way back. ab, or the logits of its bins, comes at a quarter of the
-    lightness's size.
+    lightness's size. Where there are labels, a classifier on the coarsest features learns what a
+    photograph shows, beside how it is coloured (Iizuka, Simo-Serra and Ishikawa 2016).
     """
 
     _ENCODER, _DECODER = (2, 2, 4), (2, 2)  # residual blocks a level, finest first
@@ -199,6 +125,10 @@ class UNet(nnx.Module):
         self.bins = config.head == "bins"
         size, outputs = (1, BINS) if self.bins else (3, 2)
         self.head = Conv(first, outputs, rng, size=size, zero=True)
+        if config.labels:
+            self.classifier_norm = GroupNorm(third)
+            self.classifier = Conv(third, len(config.labels), rng, size=1, zero=True)
+        self.labelled = bool(config.labels)
 
     def __call__(self, x):
         x = jax.nn.relu(self.stem(space_to_depth(x, 2)))
@@ -212,24 +142,59 @@ class UNet(nnx.Module):
                     x = self.context(x)
                 x = block(x)
             skips.append(x)
+        labels = None
+        if self.labelled:
+            features = jax.nn.relu(self.classifier_norm(x)).mean((1, 2))
+            labels = self.classifier(features).astype(jnp.float32)
         for level in (1, 0):
             x = upsample(self.up[level](x)) + skips[level]
             for block in self.decoder[level]:
                 x = block(x)
         x = self.head(jax.nn.relu(self.norm(x))).astype(jnp.float32)
-        return x if self.bins else AB_SCALE * jnp.tanh(x)
+        return x if self.bins else AB_SCALE * jnp.tanh(x), labels
+
+
+class Critic(nnx.Module):
+    """Judges, place by place, whether colours are true: a conditional PatchGAN (Isola et al. 2017).
+
+    It sees lightness and ab at the network's output size, squares of lightness as channels, so
+    that nothing tells true from predicted colours but the colours. Each of its places sees 36 of
+    the lightness's pixels across where ab is reduced 4 times. No normalisation: a score is of one
+    place.
+    """
+
+    _LAYERS = ((64, 1), (128, 2), (256, 1))  # (features, stride)
+
+    def __init__(self, config, rng):
+        channels, layers = config.reduction**2 + 2, []
+        for features, stride in self._LAYERS:
+            layers.append(Conv(channels, features, rng, stride=stride))
+            channels = features
+        self.layers = nnx.List(layers)
+        self.head = Conv(channels, 1, rng, size=1, zero=True)
+
+    def __call__(self, x):
+        features = []
+        for layer in self.layers:
+            x = jax.nn.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.head(x)[..., 0].astype(jnp.float32), features
 
 
 # ---------------------------------------------------------------------------- the boundary
 
 
-def _build(config: NetworkConfig, rng: np.random.Generator | None) -> nnx.Module:
+def _build(
+    config: NetworkConfig, rng: np.random.Generator | None, critic: bool = False
+) -> nnx.Module:
+    if critic:
+        return Critic(config, rng)
     return {"paper": PaperNetwork, "unet": UNet}[config.kind](config, rng)
 
 
 @lru_cache
-def _abstract(config: NetworkConfig) -> tuple[nnx.GraphDef, Params]:
-    graph, state = nnx.split(nnx.eval_shape(lambda: _build(config, None)), nnx.Param)
+def _abstract(config: NetworkConfig, critic: bool = False) -> tuple[nnx.GraphDef, Params]:
+    graph, state = nnx.split(nnx.eval_shape(lambda: _build(config, None, critic)), nnx.Param)
     return graph, nnx.to_pure_dict(state)
 
 
@@ -238,12 +203,12 @@ def shapes(config: NetworkConfig) -> Params:
     return _abstract(config)[1]
 
 
-def init(seed: int, config: NetworkConfig) -> Params:
-    """A nested dict of float32 parameters that predict no colour yet.
+def init(seed: int, config: NetworkConfig, critic: bool = False) -> Params:
+    """A nested dict of float32 parameters that predict no colour yet; or those of its critic.
 
     The numbers are numpy's: the same on every device, and nothing to compile.
     """
-    network = _build(config, np.random.default_rng(seed))
+    network = _build(config, np.random.default_rng(seed), critic)
     return nnx.to_pure_dict(nnx.split(network, nnx.Param)[1])
 
 
@@ -263,8 +228,36 @@ def apply(
         By the network's head: ab, `B h w 2` in -128…128; or logits of the bins, `B h w 261`, for
         `palette.annealed_mean`. Height and width are `config.reduction` times less, rounded up.
     """
+    return predict(params, config, lightness, dtype)[0]
+
+
+def predict(
+    params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
+) -> tuple[jax.Array, jax.Array | None]:
+    """As `apply`, and beside it the logits of the labels, `B labels`; None where it knows none."""
     height, width = lightness.shape[1:]
     pad = [(0, 0), (0, -height % config.stride), (0, -width % config.stride)]
     x = jnp.pad(lightness / 50 - 1, pad, mode="edge")[..., None].astype(dtype)
-    output = nnx.merge(_abstract(config)[0], params)(x)
-    return output[:, : -(-height // config.reduction), : -(-width // config.reduction)]
+    output, labels = nnx.merge(_abstract(config)[0], params)(x)
+    output = output[:, : -(-height // config.reduction), : -(-width // config.reduction)]
+    return output, labels
+
+
+def judge(
+    params: Params, config: NetworkConfig, lightness: jax.Array, ab: jax.Array, dtype: Any
+) -> tuple[jax.Array, list[jax.Array]]:
+    """What the critic of a network says of colours.
+
+    Args:
+        params: as `init` gives them for a critic.
+        config: the network whose colours it judges.
+        lightness: `B H W`, L* in 0…100, H and W multiples of `config.reduction`.
+        ab: `B h w 2`, so many times smaller.
+        dtype: of the computation.
+
+    Returns:
+        Scores `B y x`, higher the truer it takes them for, and the features of its layers.
+    """
+    x = space_to_depth(lightness[..., None] / 50 - 1, config.reduction)
+    x = jnp.concatenate([x, ab / 50], axis=-1).astype(dtype)
+    return nnx.merge(_abstract(config, True)[0], params)(x)

@@ -4,8 +4,9 @@ A step is a pure function of the state and a batch of uint8 pictures: its random
 the run's seed and the state's step number, so a resumed run repeats an uninterrupted one.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -27,9 +28,12 @@ class TrainState:
     params: Params
     ema: Params  # exponential moving average of params: what is validated and kept
     moments: optax.OptState
+    critic: Params  # of the adversarial phase; empty in runs that have none
+    critic_moments: optax.OptState
     rarity: jax.Array  # float32 261: how much each bin's colour counts, mean 1 over the pool
     step: jax.Array  # int32, steps done
-    total_steps: jax.Array  # int32, where the cosine schedule ends
+    ordinary_steps: jax.Array  # int32, where the cosine schedule ends, and the critic comes in
+    total_steps: jax.Array  # int32
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,15 @@ class StepConfig:
     ageing: float = 0.2  # share of pictures befallen by each kind of ageing
     rarity: float = 0.5  # how much rare colours count: 0 as often as they occur, below 1
     huber: float = 1.0  # weight of the decoded colour's loss, where the network has bins
+    label_weight: float = 1.0  # of the labels' loss, where the network has labels
+    adversarial: float = 0.0  # share of the steps, the last ones, that have a critic
+    critic_weight: float = 1.0  # of what the critic says, beside the colours' loss
+    critic_lr: float = 8e-4  # the critic's learning rate; the network's beside it is a quarter
     optimizer: str = "adamw"
     dtype: str = "float32"  # of the network's computation
 
 
-def _optimizer(config: StepConfig) -> optax.GradientTransformation:
+def optimizer(config: StepConfig) -> optax.GradientTransformation:
     """Gradients → updates but for the learning rate, which the step multiplies.
 
     AdamW (Loshchilov and Hutter 2019), or RMSprop for comparison with older recipes. Weight decay
@@ -64,6 +72,11 @@ def _optimizer(config: StepConfig) -> optax.GradientTransformation:
             config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),
     )
+
+
+def critic_optimizer() -> optax.GradientTransformation:
+    """Of the critic: Adam with little momentum, since what it must tell apart keeps moving."""
+    return optax.scale_by_adam(b1=0.5, b2=0.99)
 
 
 def learning_rate(config: StepConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
@@ -95,17 +108,26 @@ def create_state(
         params = model.init(config.seed, config.network)
         if config.network.head == "bins":
             params["head"]["bias"] = jnp.log(rarity * palette.smoothed(histogram) + 1e-6)
+    critic = model.init(config.seed, config.network, critic=True) if config.adversarial else {}
     return TrainState(
         params=params,
         ema=jax.tree.map(jnp.copy, params),  # a copy, or donating the state would fail
-        moments=_optimizer(config).init(params),
+        moments=optimizer(config).init(params),
+        critic=critic,
+        critic_moments=critic_optimizer().init(critic),
         rarity=rarity,
         step=jnp.int32(0),
-        total_steps=jnp.int32(total_steps),
+        **steps(config, total_steps),
     )
 
 
-def _reduced(config: StepConfig, lightness: jax.Array, rgb: jax.Array) -> jax.Array:
+def steps(config: StepConfig, total: int) -> dict[str, jax.Array]:
+    """The state's fields that say how long it trains, and how much of that without a critic."""
+    ordinary = total - math.ceil(config.adversarial * total)
+    return {"ordinary_steps": jnp.int32(ordinary), "total_steps": jnp.int32(total)}
+
+
+def reduced(config: StepConfig, lightness: jax.Array, rgb: jax.Array) -> jax.Array:
     """Lab `B h w 3` at the network's output size: L as given, the ab that is there at such L."""
     lab = jnp.concatenate([lightness[..., None], color.rgb_to_lab(rgb)[..., 1:]], axis=-1)
     batch, height, width = lightness.shape
@@ -115,16 +137,18 @@ def _reduced(config: StepConfig, lightness: jax.Array, rgb: jax.Array) -> jax.Ar
     return color.rgb_to_lab(color.fit_gamut(lab))
 
 
-def _examples(config: StepConfig, key: jax.Array, images: Array):
+def examples(config: StepConfig, key: jax.Array, images: Array):
     """What the network sees, `B H W`, and the ab it should say, `B h w 2`."""
     crop_key, film_key, age_key = jax.random.split(key, 3)
     rgb = augment.random_crops(crop_key, images, config.size)
     lightness = augment.film_lightness(film_key, rgb, config.film)
-    target = _reduced(config, lightness, rgb)[..., 1:]
+    target = reduced(config, lightness, rgb)[..., 1:]
     return augment.age(age_key, lightness, config.ageing), target
 
 
-def _loss(config: StepConfig, output: jax.Array, target: jax.Array, rarity: jax.Array) -> jax.Array:
+def colour_loss(
+    config: StepConfig, output: jax.Array, target: jax.Array, rarity: jax.Array
+) -> jax.Array:
     """The loss of each picture, `B`."""
     if config.network.head == "ab":
         return loss.mean_squared_error(output, target)
@@ -134,30 +158,51 @@ def _loss(config: StepConfig, output: jax.Array, target: jax.Array, rarity: jax.
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_step(
-    config: StepConfig, state: TrainState, images: Array
+    config: StepConfig, state: TrainState, images: Array, labels: Array | None = None
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
+
+    Args:
+        config: of the step.
+        state: before it.
+        images: the pictures.
+        labels: `B`, the place of each one's label in the network's, −1 for none; not looked at by
+            a network without.
 
     Returns:
         The next state, and scalars: the loss, and the gradient's norm before clipping.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    lightness, target = jax.lax.stop_gradient(_examples(config, key, images))
+    lightness, target = jax.lax.stop_gradient(examples(config, key, images))
 
     def objective(params: Params) -> jax.Array:
-        output = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
-        return _loss(config, output, target, state.rarity).mean()
+        output, said = model.predict(params, config.network, lightness, jnp.dtype(config.dtype))
+        value = colour_loss(config, output, target, state.rarity).mean()
+        return value if said is None else value + label_loss(config, said, labels)
 
     value, gradient = jax.value_and_grad(objective)(state.params)
-    updates, moments = _optimizer(config).update(gradient, state.moments, state.params)
-    rate = learning_rate(config, state.step, state.total_steps)
+    rate = learning_rate(config, state.step, state.ordinary_steps)
+    state = updated(config, state, gradient, rate)
+    return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+
+
+def label_loss(config: StepConfig, said: jax.Array, labels: Array | None) -> jax.Array:
+    """What saying the wrong label costs, weighted: a scalar."""
+    if labels is None:
+        raise ValueError("the network has labels, and none are given")
+    return config.label_weight * loss.label_cross_entropy(said, labels).mean()
+
+
+def updated(config: StepConfig, state: TrainState, gradient: Params, rate: jax.Array) -> TrainState:
+    """The network after a step along its gradient."""
+    updates, moments = optimizer(config).update(gradient, state.moments, state.params)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-    # The average forgets its start: with a constant decay, short runs would stay near it.
-    decay = jnp.minimum(0.999, (1 + state.step) / (10 + state.step))
+    # The average forgets its start, and an adversarial phase what was before it: with a constant
+    # decay, short ones would stay near that.
+    age = state.step - jnp.where(state.step < state.ordinary_steps, 0, state.ordinary_steps)
+    decay = jnp.minimum(0.999, (1 + age) / (10 + age))
     ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-    state = TrainState(params, ema, moments, state.rarity, state.step + 1, state.total_steps)
-    return state, metrics
+    return replace(state, params=params, ema=ema, moments=moments, step=state.step + 1)
 
 
 def colour_up(lightness: Array, ab: Array) -> jax.Array:
@@ -176,27 +221,30 @@ def centre_crops(images: Array, size: int) -> jax.Array:
 @partial(jax.jit, static_argnums=0)
 def evaluate(
     config: StepConfig, params: Params, rarity: jax.Array, images: Array, temperatures: Array
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """What the network makes of the centre crops of `B S S 3` uint8 pictures.
 
     Returns:
-        Each picture's loss `B`, and its ab `T B h w 2`, one for each of `T` temperatures of the
-        annealed mean; a network without bins has one answer to all.
+        Each picture's loss `B`; its ab `T B h w 2`, one for each of `T` temperatures of the
+        annealed mean (a network without bins has one answer to all); and the number of its most
+        likely label `B`, None from a network without labels.
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
-    output = model.apply(params, config.network, lightness, jnp.dtype(config.dtype))
-    losses = _loss(config, output, _reduced(config, lightness, rgb)[..., 1:], rarity)
+    output, said = model.predict(params, config.network, lightness, jnp.dtype(config.dtype))
+    label = None if said is None else said.argmax(-1)
+    losses = colour_loss(config, output, reduced(config, lightness, rgb)[..., 1:], rarity)
     if config.network.head == "ab":
-        return losses, jnp.stack([output] * len(temperatures))
-    return losses, jax.vmap(palette.annealed_mean, (None, 0))(output, jnp.asarray(temperatures))
+        return losses, jnp.stack([output] * len(temperatures)), label
+    ab = jax.vmap(palette.annealed_mean, (None, 0))(output, jnp.asarray(temperatures))
+    return losses, ab, label
 
 
 @partial(jax.jit, static_argnums=0)
 def reduced_truth(config: StepConfig, images: Array) -> jax.Array:
     """Centre crops of `B S S 3` uint8 pictures as Lab `B h w 3` at the network's output size."""
     rgb = centre_crops(images, config.size)
-    return _reduced(config, color.lightness(rgb), rgb)
+    return reduced(config, color.lightness(rgb), rgb)
 
 
 @jax.jit

@@ -27,19 +27,33 @@ class Measured:
     """A network on the validation photographs. PSNR is in RGB, in dB, a mean over them."""
 
     samples: np.ndarray  # the first photographs, calibrated: sRGB `n S S 3` in 0…1
-    validation_loss: float  # the run's objective
+    validation_loss: float  # of the colours
     psnr: float  # of the colours as predicted
     psnr_calibrated: float  # at the share of the truth's colourfulness that was asked for
     colorfulness: float  # of the colours as predicted, as a share of the truth's
     temperature: float  # these two reach the share asked for
     saturation: float
+    auc: float  # of the colours as predicted, in %, at the network's output size
+    label_accuracy: float | None  # share of the labelled ones whose label is found
+    label_chance: float | None  # of always saying the most frequent one
     psnr_grey: float  # of no colour at all
     psnr_constant: float  # of one colour everywhere
 
     def figures(self) -> dict[str, float]:
-        """All but the samples, to five digits."""
-        values = {name: value for name, value in vars(self).items() if name != "samples"}
-        return {name: float(f"{value:.5g}") for name, value in values.items()}
+        """All that there are but the samples, to five digits."""
+        return {
+            name: float(f"{value:.5g}")
+            for name, value in vars(self).items()
+            if name != "samples" and value is not None
+        }
+
+    def badness(self, adversarial: bool) -> float:
+        """By which the best of a run's weights are chosen: the lower, the better.
+
+        The loss; once there is a critic, the colours as people take them: a tenth of the truth's
+        colourfulness too much or too little is worth a point of AuC.
+        """
+        return 10 * abs(1 - self.colorfulness) - self.auc if adversarial else self.validation_loss
 
 
 class Validation:
@@ -53,6 +67,7 @@ class Validation:
         constant_ab: np.ndarray,
         rarity: Array,
         share: float = 0.0,
+        labels: np.ndarray | None = None,
     ):
         """Take photographs, and measure the two answers that need no network.
 
@@ -64,7 +79,9 @@ class Validation:
             rarity: weights of the bins, `261`, of the training photographs.
             share: of the truth's colourfulness, that `measure` calibrates to; 0 leaves the
                 colours as predicted.
+            labels: of all photographs of the pool, as `batches.label_numbers` gives them.
         """
+        self._labels = np.full(len(rows), -1) if labels is None else labels[rows]
         self._config, self._rarity, self._share = config, np.asarray(rarity), share
         self.count = len(rows)
         batch = min(self.count, _BATCH)
@@ -78,8 +95,8 @@ class Validation:
         self.psnr_grey = self._psnr(np.zeros((1, 1, 1, 2)))
         self.psnr_constant = self._psnr(np.reshape(constant_ab, (1, 1, 1, 2)))
 
-    def predict(self, params: Params) -> tuple[float, np.ndarray]:
-        """The objective's mean, and ab `T N h w 2` for each of the temperatures."""
+    def predict(self, params: Params) -> tuple[float, np.ndarray, np.ndarray | None]:
+        """The objective's mean, ab `T N h w 2` for each of the temperatures, and labels `N`."""
         bins = self._config.network.head == "bins"
         temperatures = np.array(TEMPERATURES if bins else TEMPERATURES[:1], np.float32)
         parts = [
@@ -87,7 +104,10 @@ class Validation:
             for images in self._batches
         ]
         losses = np.concatenate([part[0] for part in parts])[: self.count]
-        return float(losses.mean()), np.concatenate([p[1] for p in parts], axis=1)[:, : self.count]
+        ab = np.concatenate([part[1] for part in parts], axis=1)[:, : self.count]
+        labels = [part[2] for part in parts]
+        labels = None if labels[0] is None else np.concatenate(labels)[: self.count]
+        return float(losses.mean()), ab, labels
 
     def measure(self, params: Params, samples: int = 0) -> Measured:
         """Measure a network, calibrate its colours, and show so many samples of them.
@@ -95,7 +115,7 @@ class Validation:
         Raises:
             FloatingPointError: its colours are not finite numbers.
         """
-        loss, ab = self.predict(params)
+        loss, ab, labels = self.predict(params)
         if not (np.isfinite(loss) and np.isfinite(ab).all()):
             raise FloatingPointError("the network's colours are not finite")
         temperature, saturation = self._calibrate(ab) if self._share else (0, 1.0)
@@ -106,12 +126,23 @@ class Validation:
             validation_loss=loss,
             psnr=self._psnr(ab[0]),
             psnr_calibrated=self._psnr(calibrated) if self._share else self._psnr(ab[0]),
-            colorfulness=_colorfulness(self._small, ab[0], 1.0) / self._cf_truth(),
+            colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth()),
             temperature=TEMPERATURES[temperature],
             saturation=saturation,
+            auc=float(metrics.auc(_distances(self._small, ab[0]))),
+            **self._labelled(labels),
             psnr_grey=self.psnr_grey,
             psnr_constant=self.psnr_constant,
         )
+
+    def _labelled(self, answers: np.ndarray | None) -> dict[str, float | None]:
+        known = self._labels >= 0
+        if answers is None or not known.any():
+            return {"label_accuracy": None, "label_chance": None}
+        return {
+            "label_accuracy": float((answers == self._labels)[known].mean()),
+            "label_chance": float(np.bincount(self._labels[known]).max() / known.sum()),
+        }
 
     def _cf_truth(self) -> float:
         return max(_colorfulness(self._small, self._small[..., 1:], 1.0), 1e-3)
@@ -157,6 +188,13 @@ def _fitted(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
 def _colorfulness(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
     """Mean absolute colourfulness of ab times a saturation, at the lightness of `lab`."""
     return color.colorfulness(_fitted(lab, ab, saturation), absolute=True).mean()
+
+
+@jax.jit
+def _distances(lab: jax.Array, ab: jax.Array) -> jax.Array:
+    """The distance histogram of ab against `lab`, by which AuC is measured."""
+    fitted = color.rgb_to_lab(_fitted(lab, ab, jnp.float32(1)))
+    return metrics.distance_histogram(fitted[..., 1:], lab[..., 1:])
 
 
 @jax.jit

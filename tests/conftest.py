@@ -1,6 +1,7 @@
 """Strict settings, four CPU devices, a cache of their own, and a small folder of photographs."""
 
 import os
+import signal
 import tempfile
 
 # Before jax starts: packed photographs and compiled programs of the tests stay among the tests,
@@ -9,6 +10,9 @@ _CACHE = tempfile.TemporaryDirectory(prefix="colorjax-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # in subprocesses too: sums are split by it
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest

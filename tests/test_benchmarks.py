@@ -1,10 +1,13 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import refused
+from conftest import picture, refused
 from PIL import Image
 
 from colorjax import checkpoint, model
@@ -54,9 +57,11 @@ def test_throughput_measures_steps_and_their_share_of_the_device(tmp_path, capsy
         assert 0 < least <= row["images_per_second"] <= most
         assert 0 < row["share_of_matrix"] < 1 and row["memory_mib"] > 0
         assert row["share_of_peak"] is None  # no vendor's figure for a CPU
-    ratio = report["objectives"]["vivid_to_mse"]
-    assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
-    assert "times as long" in capsys.readouterr().out
+    for name in ("vivid_to_mse", "gan_to_vivid"):
+        ratio = report["objectives"][name]
+        assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+    said = capsys.readouterr().out
+    assert "as long as squared error's" in said and "as long as vivid's" in said
 
 
 def test_throughput_doubles_batches_until_memory_ends(tmp_path, capsys, monkeypatch):
@@ -79,6 +84,52 @@ def weights(tmp_path_factory):
     params = model.init(0, NetworkConfig(**header))
     checkpoint.save_weights(path, params, header, {"size": 32})
     return path
+
+
+def test_trace_counts_operations_once():
+    trace = benchmark("trace")
+
+    def event(start, length, **stats):
+        return SimpleNamespace(start_ns=start, duration_ns=length, stats=stats.items())
+
+    loop = [
+        event(0, 100, hlo_op="while"),
+        event(10, 30, hlo_op="dot.1"),
+        event(50, 20, hlo_op="dot.1"),
+    ]
+    line = SimpleNamespace(events=[event(0, 500), *loop, event(100, 5, hlo_op="add")])
+    found = trace.durations(SimpleNamespace(planes=[SimpleNamespace(lines=[line, line])]))
+    assert found == {"while": 0, "dot.1": 100, "add": 10}
+
+
+def test_trace_reads_compiled_programs():
+    def function(x):
+        return jnp.tanh(x @ x).sum()
+
+    program = jax.jit(jax.grad(function)).lower(jnp.ones((8, 8))).compile().as_text()
+    named = benchmark("trace").instructions(program).values()
+    products = [part for part in named if part[1:] == ("dot_general", "f32[8,8]")]
+    assert {part[0] for part in products} == {"forward", "backward"}
+
+
+def test_gallery_puts_networks_side_by_side(photographs, weights, tmp_path, capsys):
+    grey, colour = tmp_path / "grey.png", tmp_path / "colour.png"
+    Image.fromarray(picture(1, 40, 80)).convert("L").save(grey)
+    Image.fromarray(picture(2, 80, 80)).save(colour)
+    out, main = tmp_path / "out.png", benchmark("gallery").main
+    argv = [grey, colour, "--weights", weights, weights, "--titles", "a", "b", "--width", "32"]
+    assert main([str(word) for word in (*argv, "--out", out)]) == 0
+    sheet = np.asarray(Image.open(out))
+    assert sheet.shape == (24 + 16 + 4 + 32 + 4, 4 * 36 + 4, 3)
+    first, *networks = (sheet[24:40, 4 + 36 * n : 36 + 36 * n] for n in range(3))
+    for shown in networks:  # these weights add no colour
+        np.testing.assert_array_equal(shown, first)
+    assert (sheet[24:40, 4 + 36 * 3 :] == 255).all()  # a grey photograph has no truth
+    truth = sheet[44:76, 4 + 36 * 3 : 36 + 36 * 3]
+    assert np.ptp(truth, axis=-1).max() > 30
+    refused(capsys, main, [grey, "--out", out, "--width", "1"], "--width 1")
+    refused(capsys, main, [grey, "--out", out, "--titles", "a", "b"], "--titles", "1 networks")
+    refused(capsys, main, [tmp_path / "none.png", "--out", out], "none.png")
 
 
 def test_quality_puts_networks_beside_their_baselines(photographs, weights, tmp_path, capsys):

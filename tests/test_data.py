@@ -8,7 +8,7 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from colorjax import data
+from colorjax import batches, data
 
 
 def pack(folder, tmp_path, **options):
@@ -102,24 +102,24 @@ def test_full_disk_is_foreseen(photographs, tmp_path, monkeypatch):
 
 def test_split_is_by_content(photographs, tmp_path):
     pool, _ = pack(photographs, tmp_path)
-    rows, held_out = data.split(pool, pool, 0.2, 8)
+    rows, held_out = batches.split(pool, pool, 0.2, 8)
     assert sorted([*rows, *held_out]) == list(range(40)) and 1 <= len(held_out) < 20
-    assert len(data.split(pool, pool, 1e-9, 8)[1]) == 1  # at least one
+    assert len(batches.split(pool, pool, 1e-9, 8)[1]) == 1  # at least one
     folder = tmp_path / "more"
     shutil.copytree(photographs, folder)
     Image.fromarray(picture(99)).save(folder / "000-first.png")
     more, _ = pack(folder, tmp_path, side=32)
     names = {pool.paths[row] for row in held_out}
-    assert names <= {more.paths[row] for row in data.split(more, more, 0.2, 8)[1]}
+    assert names <= {more.paths[row] for row in batches.split(more, more, 0.2, 8)[1]}
     with pytest.raises(data.DataError, match="fewer than one batch of 40"):
-        data.split(pool, pool, 0.2, 40)
+        batches.split(pool, pool, 0.2, 40)
 
 
 def test_photographs_of_the_validation_folder_are_not_trained_on(photographs, tmp_path):
     folder = tmp_path / "val"
     shutil.copytree(photographs / "flowers", folder)
     pool, val_pool = pack(photographs, tmp_path)[0], pack(folder, tmp_path)[0]
-    rows, held_out = data.split(pool, val_pool, 0.2, 8)
+    rows, held_out = batches.split(pool, val_pool, 0.2, 8)
     assert len(held_out) == 20 and len(rows) == 20
     assert not any("flowers" in pool.paths[row] for row in rows)
 
@@ -143,10 +143,13 @@ def test_two_may_pack_one_folder_at_once(photographs, tmp_path):
 
 def test_batches_are_a_function_of_seed_and_step(photographs, tmp_path):
     pool, _ = pack(photographs, tmp_path)
-    rows = np.arange(3, 40)
+    rows, labels = np.arange(3, 40), np.zeros(40, np.int32)
 
     def take(first, last, seed=0):
-        return [np.asarray(b) for b in data.batches(pool, rows, 8, seed, first, last)]
+        return [
+            np.asarray(images)
+            for images, _ in batches.batches(pool, labels, rows, 8, seed, first, last)
+        ]
 
     whole = take(0, 12)
     assert len(whole) == 12 and whole[0].shape == (8, 24, 24, 3)

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import safetensors.numpy
 from conftest import refused
 
 import train
-from colorjax import data, step
+from colorjax import batches, step
 
 ROOT = Path(__file__).parent.parent
 COMMON = ["--preset", "unet", "--width", "16", "--size", "32", "--batch", "8", "--steps", "6",
@@ -104,8 +103,7 @@ def test_each_process_reads_its_own_part_of_a_batch():
 
     rows = np.array([5, 3, 7, 1])
     _, split = step.placement(2)
-    pool = types.SimpleNamespace(images=Images())
-    assert data.put(pool, rows, split).shape == (4, 2, 2, 3)  # type: ignore
+    assert batches.put(Images(), rows, split).shape == (4, 2, 2, 3)  # type: ignore
     assert sorted(read) == [[5, 3], [7, 1]]
 
 

@@ -81,7 +81,7 @@ def test_ema_forgets_its_start():
 
 def test_prediction_keeps_lightness():
     state, _ = run(CONFIG, 10, photographs())
-    losses, ab = step.evaluate(CONFIG, state.params, state.rarity, photographs(), np.ones(1))
+    losses, ab, _ = step.evaluate(CONFIG, state.params, state.rarity, photographs(), np.ones(1))
     assert losses.shape == (8,) and ab.shape == (1, 8, 8, 8, 2)
     truth = step.centre_crops(photographs(), CONFIG.size)
     prediction = step.colour_up(color.lightness(truth), ab[0])
@@ -97,10 +97,10 @@ def vivid_state(images):
 def test_vivid_begins_with_the_frequencies_and_learns():
     images = photographs()
     state = vivid_state(images)
-    start, ab = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
+    start, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
     assert ab.shape == (2, 8, 8, 8, 2) and np.ptp(ab[0], (0, 1, 2)).max() < 1e-3  # one colour yet
     state, _ = run(VIVID, 60, images, state=state)
-    end, ab = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
+    end, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
     assert end.mean() < 0.8 * start.mean()
     # What is learnt is where which colour is; a lower temperature is bolder.
     truth = step.reduced_truth(VIVID, images)[..., 1:]
@@ -142,7 +142,7 @@ def test_losses_by_hand():
 
 def test_rmsprop_divides_by_the_gradients_running_size():
     config = dataclasses.replace(CONFIG, optimizer="rmsprop", weight_decay=0.0, clip=1e9)
-    optimizer = step._optimizer(config)
+    optimizer = step.optimizer(config)
     params, gradient = {"kernel": jnp.zeros((1, 1))}, {"kernel": jnp.full((1, 1), 4.0)}
     update, _ = optimizer.update(gradient, optimizer.init(params), params)
     # The mean square begins at 0 and has taken up a tenth of 4².
@@ -185,7 +185,7 @@ def test_ageing_befalls_and_stays_in_range():
 
 
 def test_true_colour_is_asked_for_at_the_networks_size():
-    lightness, target = step._examples(
+    lightness, target = step.examples(
         dataclasses.replace(CONFIG, film=0.0, ageing=0.0), jax.random.key(0), photographs()
     )
     assert lightness.shape == (8, 32, 32) and target.shape == (8, 8, 8, 2)

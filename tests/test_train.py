@@ -41,6 +41,20 @@ def whole(photographs, tmp_path_factory):
     return out
 
 
+def test_a_cpu_is_two_devices_where_the_batch_is_even(photographs, tmp_path, capsys):
+    code = "import sys, train; from colorjax import config; config.use_two_cores();"
+    code += "import jax; print(jax.device_count())"
+    for chosen, count in ((None, min(2, os.cpu_count() or 1)), ("3", 3)):
+        environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+        environment |= {"JAX_NUM_CPU_DEVICES": chosen} if chosen else {}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,
+                              capture_output=True, text=True, timeout=120)  # fmt: skip
+        assert done.stdout.strip() == str(count), done.stderr
+    options = command(photographs, tmp_path / "run", "--steps", "1", "--batch", "6", "--devices")
+    assert train.main([*options, "0"]) == 0  # two of the tests' four
+    assert "on 2 cpu device(s)" in capsys.readouterr().out
+
+
 def test_a_run_leaves_everything_it_names(photographs, whole, capsys, tmp_path):
     out = tmp_path / "run"
     assert train.main(command(photographs, out, "--steps", "4", "--validate-every", "2")) == 0
@@ -93,17 +107,17 @@ def test_the_papers_preset_regresses(photographs, tmp_path, capsys):
 
 def interrupt_at(monkeypatch, count, number=signal.SIGINT):
     """A signal arrives while batch `count` is being waited for."""
-    from colorjax import data
+    from colorjax import batches
 
-    batches = data.batches
+    original = batches.batches
 
     def interrupted(*args):
-        for index, images in enumerate(batches(*args)):
+        for index, examples in enumerate(original(*args)):
             if index == count:
                 os.kill(os.getpid(), number)
-            yield images
+            yield examples
 
-    monkeypatch.setattr(data, "batches", interrupted)
+    monkeypatch.setattr(batches, "batches", interrupted)
 
 
 @pytest.mark.parametrize(("at", "number"), [(2, signal.SIGINT), (4, signal.SIGTERM)])
@@ -256,6 +270,12 @@ def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsy
     before, after = weights(whole), weights(out)
     for name in before:
         np.testing.assert_allclose(after[name], before[name], atol=2e-3)  # one step of lr 1e-3
+    again = tmp_path / "again"  # killed before its first checkpoint
+    again.mkdir()
+    shutil.copy(out / "config.json", again)
+    assert train.main(["--out", str(again), "--resume"]) == 0
+    for name, value in after.items():
+        np.testing.assert_array_equal(weights(again)[name], value)
     unlike = np.abs(before["stem.kernel"] - weights_of_seed(7)["stem"]["kernel"]).mean()
     assert unlike > 0.1  # which weights begun anew would not be
     other = [*command(photographs, tmp_path / "x", *init), "--preset", "paper"]
@@ -276,9 +296,9 @@ def test_validation_folder_of_ones_own(photographs, tmp_path, capsys):
 def test_not_a_number_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
     out, train_step = tmp_path / "run", step.train_step
 
-    def faulty(config, state, images):
+    def faulty(config, state, *examples):
         number = int(state.step) + 1
-        state, result = train_step(config, state, images)
+        state, result = train_step(config, state, *examples)
         return state, result | {"loss": float("nan")} if number == 5 else result
 
     monkeypatch.setattr(step, "train_step", faulty)
@@ -290,8 +310,8 @@ def test_not_a_number_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
 def test_a_diverged_network_stops_the_run(photographs, tmp_path, monkeypatch, capsys):
     predict = validation.Validation.predict
     for lost in (
-        lambda *rest: (float("nan"), predict(*rest)[1]),
-        lambda *rest: (predict(*rest)[0], np.nan * predict(*rest)[1]),
+        lambda *rest: (float("nan"), *predict(*rest)[1:]),
+        lambda *rest: (predict(*rest)[0], np.nan * predict(*rest)[1], None),
     ):
         monkeypatch.setattr(validation.Validation, "predict", lost)
         argv = command(photographs, tmp_path / "run", "--steps", "8", "--validate-every", "2")

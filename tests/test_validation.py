@@ -28,7 +28,7 @@ def make(pool, share=0.0, rows=6, config=CONFIG):
 def muted(pool, factor):
     """An answer in place of a network's: the truth with less of its colour."""
     truth = step.reduced_truth(CONFIG, pool.images)[..., 1:]
-    return lambda params: (0.1, factor * np.asarray(truth)[None])
+    return lambda params: (0.1, factor * np.asarray(truth)[None], None)
 
 
 def test_baselines_are_those_of_a_hand(pool):
@@ -79,7 +79,7 @@ def test_a_lower_temperature_must_be_worth_it(pool, noise, chosen, monkeypatch):
     truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
     wrong = np.random.default_rng(0).standard_normal(truth.shape)
     answers = np.stack([truth + 12 * wrong, truth + noise * wrong])
-    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers))
+    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers, None))
     assert held_out.measure({}).temperature == chosen
 
 
@@ -89,9 +89,9 @@ def test_a_temperature_too_grey_to_reach_the_share_is_not_taken(pool, monkeypatc
     truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
     wrong = 10 * np.random.default_rng(0).standard_normal(truth.shape)
     answers = np.stack([0.1 * truth, 0.5 * truth + wrong, 0.05 * truth])
-    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers))
+    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers, None))
     assert held_out.measure({}).temperature == validation.TEMPERATURES[1]
-    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers[[2, 0]]))
+    monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers[[2, 0]], None))
     measured = held_out.measure({})
     assert measured.temperature == validation.TEMPERATURES[1] and measured.saturation == 4
 

@@ -1,0 +1,90 @@
+"""What the networks are made of, as Flax NNX modules. Pictures are `B H W C`.
+
+Parameters are float32 and computation is of the input's type; each picture's result depends on
+that picture alone. New kernels are numpy's random numbers: the same on every device.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colorjax.convolution import convolve
+
+
+class Conv(nnx.Module):
+    """A convolution `B H W channels` → `B H/stride W/stride features`, padding SAME."""
+
+    def __init__(self, channels, features, rng, size=3, stride=1, zero=False):
+        shape = (size, size, channels, features)
+        if zero or rng is None:
+            kernel = jnp.zeros(shape)
+        else:
+            scale = (2 / (size * size * channels)) ** 0.5  # He et al. 2015
+            kernel = jnp.asarray(scale * rng.standard_normal(shape, np.float32))
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.size, self.stride = size, stride
+
+    def __call__(self, x):
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        if self.size == 1:
+            return x @ kernel[0, 0] + bias
+        return convolve(x, kernel, self.stride) + bias
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation (Wu and He 2018) over 16 channels a group, as one multiply and add."""
+
+    def __init__(self, channels):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x):
+        batch, height, width, channels = x.shape
+        grouped = x.astype(jnp.float32).reshape(batch, height * width, channels // 16, 16)
+        mean = grouped.mean((1, 3))
+        variance = (grouped**2).mean((1, 3)) - mean**2
+        inverse = jax.lax.rsqrt(jnp.maximum(variance, 0) + 1e-5)
+        scale = jnp.repeat(inverse, 16, axis=1) * self.scale[...]
+        offset = self.bias[...] - jnp.repeat(mean, 16, axis=1) * scale
+        return x * scale[:, None, None].astype(x.dtype) + offset[:, None, None].astype(x.dtype)
+
+
+class ResidualBlock(nnx.Module):
+    """Norm, ReLU, convolution, twice, beside the identity (He et al. 2016, pre-activation)."""
+
+    def __init__(self, channels, rng):
+        self.norm1, self.norm2 = GroupNorm(channels), GroupNorm(channels)
+        self.conv1 = Conv(channels, channels, rng)
+        self.conv2 = Conv(channels, channels, rng, zero=True)
+
+    def __call__(self, x):
+        y = self.conv1(jax.nn.relu(self.norm1(x)))
+        return x + self.conv2(jax.nn.relu(self.norm2(y)))
+
+
+class GlobalContext(nnx.Module):
+    """Tells every place what the whole picture holds: pooled, two layers, added everywhere."""
+
+    def __init__(self, channels, rng):
+        self.norm = GroupNorm(channels)
+        self.hidden = Conv(2 * channels, 2 * channels, rng, size=1)
+        self.out = Conv(2 * channels, channels, rng, size=1, zero=True)
+
+    def __call__(self, x):
+        y = self.norm(x)
+        pooled = jnp.concatenate([y.mean((1, 2)), y.max((1, 2))], axis=-1)
+        return x + self.out(jax.nn.relu(self.hidden(pooled)))[:, None, None]
+
+
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """`B H W C` → `B H/block W/block block·block·C`: squares of pixels become channels."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // block, block, width // block, block, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, -1)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """`B H W C` → `B 2H 2W C` by repeating; `jax.image.resize` has a five times slower gradient."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)

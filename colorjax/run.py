@@ -1,0 +1,232 @@
+"""A training run: its directory, its photographs, its network, opened or gone on with."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from colorjax import (
+    adversarial,
+    batches,
+    checkpoint,
+    config,
+    data,
+    model,
+    processes,
+    report,
+    step,
+    validation,
+)
+from colorjax.config import ConfigError, TrainConfig
+
+VALIDATIONS = 20  # in a phase, unless --validate-every says otherwise
+MOST_STEPS = 2**31 - 1  # in int32
+PHOTOGRAPHS = 256  # validated on, at most
+
+
+def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...]] | None:
+    """The parameters that `--init` names, and the labels they know."""
+    if not settings.init:
+        return None
+    header, _ = checkpoint.read_header(settings.init)
+    try:
+        network = model.NetworkConfig(**header)
+    except (TypeError, ValueError) as error:
+        raise checkpoint.WeightsError(f"{settings.init} holds another network: {error}") from None
+    wanted = settings.network_config
+    if dataclasses.replace(network, labels=()) != wanted:
+        held, asked = (
+            f"the {n.kind} network of width {n.width} with head {n.head}" for n in (network, wanted)
+        )
+        raise ConfigError(f"--init {settings.init} holds {held}, and this run trains {asked}: set "
+                          "--network, --width and --head accordingly")  # fmt: skip
+    return checkpoint.load_weights(settings.init, model.shapes(network)), network.labels
+
+
+def with_labels(
+    params: model.Params, before: tuple[str, ...], network: model.NetworkConfig, seed: int
+) -> model.Params:
+    """Parameters for a network of other labels: its classifier is new, or left away."""
+    if before == network.labels:
+        return params
+    if before:
+        print(
+            "note: the labels that --init has learned are "
+            + ("others: they begin anew" if network.labels else "dropped, without --labels")
+        )
+    new = model.init(seed, network)
+    return {name: params[name] if name in params and not name.startswith("classifier") else part
+            for name, part in new.items()}  # fmt: skip
+
+
+def packed(folder: str, settings: TrainConfig) -> data.Pool:
+    """The folder's pool, with a bar while it is packed; packed once, if all share a disk."""
+    bar = report.Bar("packing")
+    if not processes.is_first():
+        processes.wait_for_all(folder)
+    try:
+        return data.pack(folder, settings.pool_side, config.cache_directory() / "pools",
+                         settings.min_colorfulness, progress=bar.update)  # fmt: skip
+    finally:
+        bar.close()
+        if processes.is_first():
+            processes.wait_for_all(folder)
+
+
+class Run:
+    """A training run: its directory, its photographs, its state."""
+
+    def __init__(self, settings: TrainConfig, saved: dict[str, Any] | None):
+        """Pack the photographs, and create the state or restore the newest.
+
+        Raises:
+            ConfigError, data.DataError, checkpoint.WeightsError: as `main` says them.
+        """
+        self.settings, self.out = settings, Path(settings.out)
+        try:
+            whole, self.split = step.placement(settings.devices or self._devices())
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if settings.batch % self.split.mesh.size:
+            raise ConfigError(f"--batch {settings.batch}: it must be a multiple of the "
+                              f"{self.split.mesh.size} devices, or set --devices")  # fmt: skip
+        begun = any(path.name.isdigit() for path in (self.out / "checkpoints").glob("*"))
+        initial = None if begun else initial_weights(settings)
+        processes.wait_for_all("open")  # all have looked at the directory before one writes there
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not saved:
+            self._remember(None)  # before packing, so that a run killed there can be resumed
+        try:
+            self.pool = packed(settings.data, settings)
+            val_pool = packed(settings.val, settings) if settings.val else self.pool
+            fraction, batch = settings.val_fraction, settings.batch
+            self.rows, held_out = batches.split(self.pool, val_pool, fraction, batch)
+            pools = {"data": self.pool.fingerprint, "val": val_pool.fingerprint}
+            if saved and saved.get("pools"):
+                self._check(saved["pools"], pools)
+            else:
+                self._remember(pools)
+            network = self._network()
+        except BaseException:
+            if not saved and processes.is_first():
+                (self.out / "config.json").unlink()
+                self.out.rmdir()
+            raise
+        shared = {field.name for field in dataclasses.fields(step.StepConfig)} - {"network"}
+        self.config = step.StepConfig(network, **{name: getattr(settings, name) for name in shared})
+        params = with_labels(*initial, network, settings.seed) if initial else None
+        self.labels = batches.label_numbers(self.pool, network.labels)
+        mean, histogram = validation.colours(self.pool, self.rows)
+        state = step.create_state(self.config, 0, params, histogram)
+        self.validation = validation.Validation(
+            self.config, val_pool, held_out[:PHOTOGRAPHS], mean, state.rarity,
+            settings.colorfulness, batches.label_numbers(val_pool, network.labels),
+        )  # fmt: skip
+        self.checkpoints = checkpoint.Checkpoints(self.out / "checkpoints")
+        self.progress = {"critic": False, "best": math.inf, "best_step": 0, "stale": 0}
+        self.state = jax.device_put(state, whole)
+        newest = self.checkpoints.newest()
+        if newest is not None:
+            self.state, self.progress = self.checkpoints.restore(newest, self.state)
+        else:
+            total = processes.greatest(min(self._total_steps(), MOST_STEPS))
+            lengths = jax.device_put(step.steps(self.config, total), whole)
+            self.state = dataclasses.replace(self.state, **lengths)
+        # Steps, and those of them before there is a critic.
+        self.total, self.ordinary = int(self.state.total_steps), int(self.state.ordinary_steps)
+        if processes.is_first():
+            report.cut_back(self.out, newest or 0)
+
+    def _devices(self) -> int:
+        """How many to use if the user does not say; 0 means all."""
+        if jax.default_backend() != "cpu" or jax.process_count() > 1:
+            return 0
+        return math.gcd(self.settings.batch, jax.device_count())
+
+    def _network(self) -> model.NetworkConfig:
+        """The network to train, with the labels that the photographs have if it shall learn them.
+
+        Raises:
+            data.DataError: they have not.
+        """
+        network = self.settings.network_config
+        if not self.settings.labels:
+            return network
+        labels = batches.label_names(self.pool, self.rows)
+        if len(labels) < 2:
+            raise data.DataError(
+                f"--labels: {self.settings.data} has {'one folder' if labels else 'no folder'} of "
+                f"{batches.FEWEST} or more photographs to train on, and there is nothing to tell "
+                "apart without two: put photographs of one kind into a folder of that name"
+            )
+        known = int((batches.label_numbers(self.pool, labels)[self.rows] >= 0).sum())
+        print(f"{len(labels)} labels: {', '.join(labels[:5])}{', …' * (len(labels) > 5)}; "
+              f"{len(self.rows) - known} of {len(self.rows)} photographs have none")  # fmt: skip
+        return dataclasses.replace(network, labels=labels)
+
+    def _remember(self, pools: dict[str, str] | None) -> None:
+        if not processes.is_first():
+            return
+        path = self.out / "config.json"
+        content = {"config": dataclasses.asdict(self.settings), "pools": pools}
+        path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
+        os.replace(path.with_suffix(".tmp"), path)
+
+    def _check(self, before: dict[str, str], pools: dict[str, str]) -> None:
+        """The photographs must still be those that the run began with."""
+        if before != pools:
+            changed = [name for name in pools if before.get(name) != pools[name]]
+            folders = " and ".join(getattr(self.settings, n) or self.settings.data for n in changed)
+            raise ConfigError(
+                f"the photographs in {folders} have changed since the run in {self.out} began: "
+                "start another run with another --out, from this one's weights by --init "
+                f"{self.out / 'weights.safetensors'}"
+            )
+
+    def _total_steps(self) -> int:
+        settings = self.settings
+        if settings.steps:
+            return settings.steps
+        if not settings.minutes:
+            return max(1, round(settings.epochs * (len(self.rows) // settings.batch)))
+        spare = jax.tree.map(jnp.copy, self.state)
+        some = self.rows[: settings.batch]
+        arrays = self.pool.images, self.labels
+        examples = [batches.put(array, some, self.split) for array in arrays]
+
+        def once(train_step: Callable) -> Any:
+            nonlocal spare
+            spare, result = train_step(self.config, spare, *examples)
+            return result
+
+        seconds, a_step = min(10, 3 * settings.minutes), 0.0
+        for phase, share in ((step, 1 - settings.adversarial), (adversarial, settings.adversarial)):
+            if share:
+                a_step += share * step.seconds_per_call(partial(once, phase.train_step), seconds)
+        a_validation = step.seconds_per_call(
+            lambda: self.validation.measure(processes.own(spare.ema)), 0
+        )
+        if settings.validate_every:
+            steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
+        else:
+            phases = 1 + (0 < settings.adversarial < 1)
+            steps = (60 * settings.minutes - phases * VALIDATIONS * a_validation) / a_step
+        return max(1, int(steps))
+
+    def train_step(self, number: int) -> Callable:
+        """The step to take after so many: ordinary, or with a critic."""
+        return (step if number < self.ordinary else adversarial).train_step
+
+    def validates(self, number: int) -> bool:
+        """Whether to validate after so many steps."""
+        every, total = self.settings.validate_every, self.total
+        start, end = (0, self.ordinary) if number <= self.ordinary else (self.ordinary, total)
+        since = number if every else number - start
+        return number == total or since % (every or max(1, (end - start) // VALIDATIONS)) == 0
