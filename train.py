@@ -7,7 +7,7 @@ import time
 
 import jax
 
-from colorjax import batches, checkpoint, config, data, processes, report, step
+from colorjax import batches, checkpoint, config, data, processes, report, step, validation
 from colorjax.config import ConfigError
 from colorjax.run import Run
 
@@ -27,7 +27,9 @@ def train(run: Run) -> int:
     print(f"{settings.network} network, {size:,} parameters, {settings.dtype} on "
           f"{run.split.mesh.size} {jax.default_backend()} device(s); {len(run.rows)} "
           f"photographs to train on, {run.validation.count} to validate; {total} steps of "
-          f"{settings.batch}" + (f", going on from step {first}" if first else ""))  # fmt: skip
+          f"{settings.batch}" + (f", the last {total - run.ordinary} beside a critic"
+          if total > run.ordinary else "")
+          + (f", going on from step {first}" if first else ""))  # fmt: skip
 
     interrupt, bar, text, done = processes.Interrupt(), report.Bar("training"), "", first
     waiting: list[tuple[int, dict[str, jax.Array]]] = []  # results still on the device
@@ -46,6 +48,8 @@ def train(run: Run) -> int:
     try:
         # A run whose patience ended is complete; resumed, it has nothing left to do.
         last = first if out_of_patience(run) else total
+        if not first and run.is_adversarial(0):
+            validate(run, 0, "")  # what it starts from may be the best that it comes to
         examples = batches.batches(run.pool, run.labels, run.rows, settings.batch, settings.seed,
                                    first, last, run.split)  # fmt: skip
         for images, labels in examples:
@@ -60,6 +64,7 @@ def train(run: Run) -> int:
                 loss, pace = sum(losses) / len(losses), settings.batch * pace
                 losses.clear()
                 text = f"loss {loss:.5f}  {pace:.0f} images/s"
+                text += f"  critic {critic['critic']:.2f}" if critic else ""
                 log(run, step=done, loss=loss, images_per_second=round(pace, 1), **critic)
             bar.update(done, total, text)
             # Once a step, since it may come at any moment.
@@ -67,7 +72,7 @@ def train(run: Run) -> int:
             due = run.validates(done)
             if due or asked:
                 collect(keep=0)
-                if not step.is_finite(run.state.params):
+                if not step.is_finite((run.state.params, run.state.critic)):
                     raise TrainingError(f"after step {done} the parameters are not finite")
                 value = None
                 if due:
@@ -87,7 +92,7 @@ def train(run: Run) -> int:
     except TrainingError as error:
         newest = run.checkpoints.newest()
         kept = f"checkpoint {newest} is kept" if newest else "there is no checkpoint yet"
-        lower = "--critic-lr" if done > run.ordinary else "--lr or --clip"
+        lower = "--critic-lr" if run.is_adversarial(done) else "--lr or --clip"
         raise TrainingError(
             f"{error}; {kept}. Another run with a lower {lower} may get further"
         ) from None
@@ -115,8 +120,8 @@ def validate(run: Run, done: int, text: str) -> float:
         measured = run.validation.measure(ema, SAMPLES)
     except FloatingPointError as error:
         raise TrainingError(f"after step {done} {error}") from None
-    critic = done > run.ordinary
-    if critic and not progress["critic"]:  # another measure begins
+    critic = run.is_adversarial(done)
+    if critic and not progress["critic"]:  # another measure begins, with what it starts from
         progress.update(critic=True, best=math.inf, stale=0)
     badness, figures = processes.firsts(measured.badness(critic)), measured.figures()
     better = badness < progress["best"]
@@ -137,6 +142,8 @@ def validate(run: Run, done: int, text: str) -> float:
         report.sample_grid(run.out, done, truth, measured.samples)
     log(run, step=done, **figures)
     more = f", {measured.psnr_calibrated:.2f} dB at {share:g} of it" if share else ""
+    if critic:
+        more += f", AuC {measured.auc:.2f} %"
     if measured.label_accuracy is not None:
         more += (f", {measured.label_accuracy:.0%} of labels right (chance "
                   f"{measured.label_chance:.0%})")  # fmt: skip
@@ -159,7 +166,8 @@ def finish(run: Run) -> int:
         return 0
     names = ["weights.safetensors", "log.jsonl", "config.json", "strip.png", "samples",
              "checkpoints", *(["curves.png"] if report.curves(run.out) else [])]  # fmt: skip
-    what = "10·|1 − colourfulness| − AuC" if run.progress["critic"] else "loss"
+    what = f"{validation.FULL_COLOR:g}·|1 − colourfulness| − AuC"
+    what = what if run.progress["critic"] else "loss"
     print(f"best validation {what}: {run.progress['best']:.5g} at step "
           f"{run.progress['best_step']}\nwrote")  # fmt: skip
     for name in filter(lambda name: (run.out / name).exists(), names):

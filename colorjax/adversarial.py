@@ -21,6 +21,7 @@ from colorjax.step import StepConfig, TrainState
 MATCHING = 1.0  # weight of feature matching, in units of the critic's own
 R1_WEIGHT, R1_INTERVAL = 1.0, 16  # it comes once in so many steps, times as many
 TTUR_RATIO = 4  # the critic's learning rate over the network's (Heusel et al. 2017)
+WARM_UP = 0.1  # of the phase: the network's rate rises while the critic learns its first things
 
 
 def decoded(config: StepConfig, output: jax.Array) -> jax.Array:
@@ -104,7 +105,8 @@ def train_step(
     done = (state.step - state.ordinary_steps) / length
     rate = config.critic_lr * (1 - jnp.clip(done, 0, 1))
     critic = jax.tree.map(lambda p, u: p - rate * u, state.critic, updates)
-    state = step.updated(config, state, gradient, rate / TTUR_RATIO)
+    warm = jnp.clip(done / WARM_UP, 0, 1)
+    state = step.updated(config, state, gradient, warm * rate / TTUR_RATIO)
     state = replace(state, critic=critic, critic_moments=moments)
     norm = optax.tree.norm(gradient)
     return state, {"loss": ordinary, "gradient_norm": norm, "critic": critic_value}

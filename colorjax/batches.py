@@ -59,7 +59,8 @@ def label_numbers(pool: Pool, names: tuple[str, ...]) -> np.ndarray:
 
 def _folder(path: str) -> str:
     first, *rest = Path(path).parts
-    return first if rest and first != "unlabelled" else ""
+    name = first if rest and first != "unlabelled" else ""
+    return name.encode(errors="backslashreplace").decode()  # a folder's name need not be text
 
 
 def put(array: np.ndarray, rows: np.ndarray, sharding=None) -> jax.Array:

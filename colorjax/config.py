@@ -248,8 +248,12 @@ def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> Train
             raise ConfigError(f"{_flag(name)} {given[name]}: it must be above 0")
     values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset]
     if values.get("adversarial") and given.get("init"):
-        values["adversarial"] = 1.0  # what came before has been trained already
+        # What came before has been trained already; as long as the phase of a whole run.
+        values |= {"adversarial": 1.0, "epochs": values["adversarial"] * TrainConfig.epochs}
     values |= given
+    if values.get("adversarial") == 1 and "lr" in given:
+        raise ConfigError("--lr is for ordinary training, and all of this is adversarial: set "
+                          "--critic-lr, of which the network's is a quarter")  # fmt: skip
     for name in PATHS:  # a run may be resumed from another folder
         values[name] = str(Path(values[name]).resolve()) if values.get(name) else ""
     return TrainConfig(**values)

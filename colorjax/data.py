@@ -49,7 +49,8 @@ def _fingerprint(folder: Path, paths: list[Path], settings: list) -> str:
     digest = hashlib.sha256(json.dumps([_VERSION, *settings]).encode())
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        line = f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
+        digest.update(os.fsencode(line))  # names need not be text
     return digest.hexdigest()[:16]
 
 
@@ -197,7 +198,10 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
         progress(done, len(paths))
 
     left_out = directory / "left-out.txt"
-    with open(directory / "images.npy", "wb") as images, open(left_out, "w") as out:
+    with (
+        open(directory / "images.npy", "wb") as images,
+        open(left_out, "w", encoding="utf-8", errors="backslashreplace") as out,
+    ):
         npy.write_array_header_1_0(images, _header(0, side))
         for path, digest, pixels, cause, reason in _judged(paths, side, min_colorfulness, step):
             if pixels is None:

@@ -8,6 +8,8 @@ by all, into a folder that all of them see.
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,6 +82,22 @@ def greatest(value: int) -> int:
 def own(tree: Any) -> Any:
     """A tree of arrays that every device holds whole → this process's, on one device of its own."""
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+def seconds_per_call(function: Callable[[], object], seconds: float) -> float:
+    """Mean time of a call over about as many seconds, the first two (compilation) apart.
+
+    All processes make as many calls, since each may wait for what the others send.
+    """
+
+    def timed(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            jax.block_until_ready(function())
+        return (time.perf_counter() - start) / calls
+
+    timed(2)
+    return timed(max(3, greatest(int(seconds / timed(1)))))
 
 
 class Interrupt:

@@ -29,6 +29,7 @@ from colorjax.config import ConfigError, TrainConfig
 VALIDATIONS = 20  # in a phase, unless --validate-every says otherwise
 MOST_STEPS = 2**31 - 1  # in int32
 PHOTOGRAPHS = 256  # validated on, at most
+FEWEST_PIXELS = 2**17  # in a step that a CPU's cores had better share as two devices
 
 
 def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...]] | None:
@@ -51,7 +52,7 @@ def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...
 
 
 def with_labels(
-    params: model.Params, before: tuple[str, ...], network: model.NetworkConfig, seed: int
+    params: model.Params, before: tuple[str, ...], network: model.NetworkConfig
 ) -> model.Params:
     """Parameters for a network of other labels: its classifier is new, or left away."""
     if before == network.labels:
@@ -61,7 +62,7 @@ def with_labels(
             "note: the labels that --init has learned are "
             + ("others: they begin anew" if network.labels else "dropped, without --labels")
         )
-    new = model.init(seed, network)
+    new = model.init(0, network)  # a new classifier is not random
     return {name: params[name] if name in params and not name.startswith("classifier") else part
             for name, part in new.items()}  # fmt: skip
 
@@ -121,7 +122,7 @@ class Run:
             raise
         shared = {field.name for field in dataclasses.fields(step.StepConfig)} - {"network"}
         self.config = step.StepConfig(network, **{name: getattr(settings, name) for name in shared})
-        params = with_labels(*initial, network, settings.seed) if initial else None
+        params = with_labels(*initial, network) if initial else None
         self.labels = batches.label_numbers(self.pool, network.labels)
         mean, histogram = validation.colours(self.pool, self.rows)
         state = step.create_state(self.config, 0, params, histogram)
@@ -142,12 +143,14 @@ class Run:
         # Steps, and those of them before there is a critic.
         self.total, self.ordinary = int(self.state.total_steps), int(self.state.ordinary_steps)
         if processes.is_first():
-            report.cut_back(self.out, newest or 0)
+            report.cut_back(self.out, -1 if newest is None else newest)
 
     def _devices(self) -> int:
         """How many to use if the user does not say; 0 means all."""
         if jax.default_backend() != "cpu" or jax.process_count() > 1:
             return 0
+        if self.settings.batch * self.settings.size**2 < FEWEST_PIXELS:
+            return 1
         return math.gcd(self.settings.batch, jax.device_count())
 
     def _network(self) -> model.NetworkConfig:
@@ -209,8 +212,10 @@ class Run:
         seconds, a_step = min(10, 3 * settings.minutes), 0.0
         for phase, share in ((step, 1 - settings.adversarial), (adversarial, settings.adversarial)):
             if share:
-                a_step += share * step.seconds_per_call(partial(once, phase.train_step), seconds)
-        a_validation = step.seconds_per_call(
+                a_step += share * processes.seconds_per_call(
+                    partial(once, phase.train_step), seconds
+                )
+        a_validation = processes.seconds_per_call(
             lambda: self.validation.measure(processes.own(spare.ema)), 0
         )
         if settings.validate_every:
@@ -220,13 +225,18 @@ class Run:
             steps = (60 * settings.minutes - phases * VALIDATIONS * a_validation) / a_step
         return max(1, int(steps))
 
+    def is_adversarial(self, number: int) -> bool:
+        """Whether the steps before a critic are over after so many."""
+        return self.ordinary <= number and self.ordinary < self.total
+
     def train_step(self, number: int) -> Callable:
         """The step to take after so many: ordinary, or with a critic."""
-        return (step if number < self.ordinary else adversarial).train_step
+        return (adversarial if self.is_adversarial(number) else step).train_step
 
     def validates(self, number: int) -> bool:
         """Whether to validate after so many steps."""
         every, total = self.settings.validate_every, self.total
         start, end = (0, self.ordinary) if number <= self.ordinary else (self.ordinary, total)
         since = number if every else number - start
-        return number == total or since % (every or max(1, (end - start) // VALIDATIONS)) == 0
+        ends = number in (self.ordinary, total)
+        return ends or since % (every or max(1, (end - start) // VALIDATIONS)) == 0

@@ -5,7 +5,6 @@ the run's seed and the state's step number, so a resumed run repeats an uninterr
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -268,16 +267,3 @@ def placement(devices: int = 0) -> tuple[NamedSharding, NamedSharding]:
     mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,),
                          devices=jax.devices()[:count])  # fmt: skip
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-
-
-def seconds_per_call(function: Callable[[], object], seconds: float) -> float:
-    """Mean time of a call over about as many seconds, the first two calls (compilation) apart."""
-    import time
-
-    jax.block_until_ready(function())
-    jax.block_until_ready(function())
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds or calls < 3:
-        jax.block_until_ready(function())
-        calls += 1
-    return (time.perf_counter() - start) / calls

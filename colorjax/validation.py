@@ -19,6 +19,9 @@ TEMPERATURES = (1.0, 0.8, 0.6, 0.45, 0.3)
 # What a lower temperature must gain, in dB: it costs rare colours, and less is chance.
 _WORTH = 0.05
 MOST_SATURATION = 4.0
+# In points of AuC. At 10, multiplying the colours by 1.6 would count as better by more than
+# adversarial training makes them; at 4 it costs as much AuC as it brings.
+FULL_COLOR = 4.0
 _BATCH = 64
 
 
@@ -50,10 +53,12 @@ class Measured:
     def badness(self, adversarial: bool) -> float:
         """By which the best of a run's weights are chosen: the lower, the better.
 
-        The loss; once there is a critic, the colours as people take them: a tenth of the truth's
-        colourfulness too much or too little is worth a point of AuC.
+        The loss; once there is a critic, the colours as people take them: colourfulness as far
+        from the truth's as all of that is worth `FULL_COLOR` points of AuC.
         """
-        return 10 * abs(1 - self.colorfulness) - self.auc if adversarial else self.validation_loss
+        if not adversarial:
+            return self.validation_loss
+        return FULL_COLOR * abs(1 - self.colorfulness) - self.auc
 
 
 class Validation:

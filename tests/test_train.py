@@ -15,7 +15,7 @@ from conftest import picture, refused
 from PIL import Image
 
 import train
-from colorjax import Colorizer, checkpoint, model, step, validation
+from colorjax import Colorizer, checkpoint, model, processes, run, step, validation
 
 ROOT = Path(train.__file__).parent
 SMALL = ["--width", "16", "--size", "16", "--batch", "8", "--devices", "1"]
@@ -41,7 +41,8 @@ def whole(photographs, tmp_path_factory):
     return out
 
 
-def test_a_cpu_is_two_devices_where_the_batch_is_even(photographs, tmp_path, capsys):
+def test_a_cpu_is_two_devices_where_that_pays(photographs, tmp_path, monkeypatch, capsys):
+    """For an even batch, of enough pixels."""
     code = "import sys, train; from colorjax import config; config.use_two_cores();"
     code += "import jax; print(jax.device_count())"
     for chosen, count in ((None, min(2, os.cpu_count() or 1)), ("3", 3)):
@@ -50,9 +51,11 @@ def test_a_cpu_is_two_devices_where_the_batch_is_even(photographs, tmp_path, cap
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,
                               capture_output=True, text=True, timeout=120)  # fmt: skip
         assert done.stdout.strip() == str(count), done.stderr
-    options = command(photographs, tmp_path / "run", "--steps", "1", "--batch", "6", "--devices")
-    assert train.main([*options, "0"]) == 0  # two of the tests' four
-    assert "on 2 cpu device(s)" in capsys.readouterr().out
+    for more, count in ((1, 1), (0, 2)):  # two of the tests' four
+        monkeypatch.setattr(run, "FEWEST_PIXELS", 6 * 16 * 16 + more)
+        options = "--steps 1 --batch 6 --devices 0".split()
+        assert train.main(command(photographs, tmp_path / str(count), *options)) == 0
+        assert f"on {count} cpu device(s)" in capsys.readouterr().out
 
 
 def test_a_run_leaves_everything_it_names(photographs, whole, capsys, tmp_path):
@@ -248,13 +251,13 @@ def test_killed_before_its_first_checkpoint_starts_again(photographs, whole, tmp
 
 def test_minutes_fix_the_steps(photographs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
-    monkeypatch.setattr(step, "seconds_per_call", lambda function, seconds: 0.1)
+    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 0.1)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
         # 20 validations of 0.1 s leave 1 s of 3: ten steps.
         assert train.main(command(photographs, out, "--minutes", "0.05")) == 130
     assert "10 steps of 8" in capsys.readouterr().out
-    monkeypatch.setattr(step, "seconds_per_call", lambda function, seconds: 1e-9)
+    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 1e-9)
     assert train.main(["--out", str(out), "--resume"]) == 0
     assert "10 steps of 8" in capsys.readouterr().out
 
