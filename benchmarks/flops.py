@@ -3,8 +3,9 @@
 Counted are matrix products and convolutions, which are nearly all of a network's arithmetic, and
 only multiplications with real numbers: not those with padding, nor with the zeros that the gradient
 of a strided convolution puts between its inputs. So a share of a device's peak says how well it is
-used, however a compiler chooses to do the work. (XLA's `cost_analysis` counts likewise on a CPU;
-on a GPU it does not see into the libraries' convolutions.)
+used, however the work is done: where `colorjax.convolution` does with fewer multiplications, those
+of the plain convolution count, and a share may be above 1. (XLA's `cost_analysis` counts what is
+done; on a GPU it does not see into the libraries' convolutions.)
 """
 
 import math
@@ -14,6 +15,15 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from colorjax import convolution
+
+PLAIN = {
+    "winograd": lambda x, kernel: convolution.plain(x, kernel, 1),
+    "winograd_kernel_gradient": lambda x, gradient: convolution.plain_kernel_gradient(
+        x, gradient, (3, 3, x.shape[3], gradient.shape[3])
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,9 @@ def _of_jaxpr(jaxpr: Any) -> Work:
             total += Work(_of_product(equation), _moved(equation))
         elif name == "conv_general_dilated":
             total += Work(_of_convolution(equation), _moved(equation))
+        elif parameters.get("name") in PLAIN:
+            arrays = [variable.aval for variable in equation.invars]
+            total += count(PLAIN[parameters["name"]], *arrays)
         elif name == "cond":
             branches = [_of_jaxpr(branch.jaxpr) for branch in parameters["branches"]]
             total += max(branches, key=lambda work: work.flops)

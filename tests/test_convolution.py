@@ -1,22 +1,54 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colorjax.convolution import _convolve, convolve
+from colorjax import step
+from colorjax.convolution import convolve, plain
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(3, 32, 40, 32), (2, 65, 64, 32), (4, 9, 7, 8)])
-def test_gradients_are_xlas_own_up_to_rounding(shape, stride, size):
-    """Large pictures that gain channels, an even and an odd size; and small ones."""
+@pytest.mark.parametrize("shape", [(3, 32, 40, 32), (2, 65, 64, 32), (16, 8, 10, 48), (4, 9, 7, 8)])
+def test_results_and_gradients_are_xlas_own_up_to_rounding(shape, stride, size):
+    """Large pictures that gain channels, an even and an odd size; many small ones, and few."""
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal(shape, np.float32))
     kernel = jnp.asarray(random.standard_normal((size, size, shape[3], 48), np.float32))
-    wanted, pull = jax.vjp(lambda x, k: _convolve(x, k, stride), x, kernel)
+    wanted, pull = jax.vjp(lambda x, k: plain(x, k, stride), x, kernel)
     result, own_pull = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
     np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-4)
     gradient = jnp.asarray(random.standard_normal(wanted.shape, np.float32))
     for own, xlas in zip(own_pull(gradient), pull(gradient), strict=True):
         np.testing.assert_allclose(own, xlas, rtol=1e-4, atol=1e-5 * float(jnp.abs(xlas).max()))
+
+
+def test_a_picture_alone_is_what_it_is_in_a_batch():
+    """Where a batch would pay for Winograd's, and a picture alone would not."""
+    random = np.random.default_rng(1)
+    x = jnp.asarray(random.standard_normal((32, 8, 8, 32), np.float32))
+    kernel = jnp.asarray(random.standard_normal((3, 3, 32, 48), np.float32))
+    np.testing.assert_allclose(convolve(x, kernel)[:1], convolve(x[:1], kernel), atol=1e-5)
+    assert "winograd" not in str(jax.make_jaxpr(convolve)(x, kernel))
+    training = jax.make_jaxpr(jax.grad(lambda x: convolve(x, kernel).sum()))(x)
+    assert "winograd" in str(training)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_second_derivatives_and_batches_on_two_devices(devices):
+    random = np.random.default_rng(2)
+    x = jnp.asarray(random.standard_normal((2, 32, 32, 32), np.float32))
+    kernel = jnp.asarray(random.standard_normal((3, 3, 32, 48), np.float32)) / 16
+    x = jax.device_put(x, step.placement(devices)[1])
+
+    def penalty(convolution, x, kernel):
+        """As the critic's: how much the gradient by the picture changes with the kernel."""
+        by_picture = jax.grad(lambda x: (convolution(x, kernel, 1) ** 2).sum())(x)
+        return (by_picture**2).mean()
+
+    own, xlas = (
+        jax.jit(jax.grad(partial(penalty, c), argnums=1))(x, kernel) for c in (convolve, plain)
+    )
+    np.testing.assert_allclose(own, xlas, atol=1e-5 * float(jnp.abs(xlas).max()))

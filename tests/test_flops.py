@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from colorjax import model
+from colorjax import convolution, model
 from colorjax.model import NetworkConfig
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -81,8 +81,9 @@ def test_dilated_and_grouped_convolutions_count_as_xla_counts():
 
 
 @pytest.mark.parametrize("config", [NetworkConfig("paper"), NetworkConfig("unet", 32, "bins")])
-def test_networks_are_nearly_all_products(config):
+def test_networks_are_nearly_all_products(config, monkeypatch):
     """XLA counts every addition, too: a little more."""
+    monkeypatch.setattr("colorjax.layers.convolve", convolution.plain)
     params, lightness = model.shapes(config), spec(1, 64, 64)
 
     def forward(params, lightness):
@@ -90,6 +91,16 @@ def test_networks_are_nearly_all_products(config):
 
     counted = flops.count(forward, params, lightness).flops
     assert counted < by_xla(forward, params, lightness) < 1.03 * counted
+
+
+def test_convolutions_with_fewer_multiplications_count_as_plain_ones():
+    x, kernel = spec(2, 32, 32, 32), spec(3, 3, 32, 48)  # Winograd's, gradients too
+
+    def gradients(function):
+        return lambda x, kernel: jax.grad(lambda x, k: function(x, k).sum(), (0, 1))(x, kernel)
+
+    own, plain = (flops.count(gradients(f), x, kernel) for f in (convolution.convolve, convolve))
+    assert own.flops == plain.flops > 3 * 2 * 2 * 30 * 30 * 9 * 32 * 48
 
 
 def test_loops_conditions_and_inner_functions():
