@@ -92,7 +92,8 @@ def train(run: Run) -> int:
     except TrainingError as error:
         newest = run.checkpoints.newest()
         kept = f"checkpoint {newest} is kept" if newest else "there is no checkpoint yet"
-        lower = "--critic-lr" if run.is_adversarial(done) else "--lr or --clip"
+        # What failed is the step before: the first with a critic has one behind it without.
+        lower = "--critic-lr" if run.is_adversarial(max(done - 1, 0)) else "--lr or --clip"
         raise TrainingError(
             f"{error}; {kept}. Another run with a lower {lower} may get further"
         ) from None
@@ -186,6 +187,7 @@ def main(argv: list[str] | None = None) -> int:
             processes.join(*together)
         else:
             config.use_two_cores()
+        config.keep_memory()
         config.use_compilation_cache()
         return train(Run(*config.open_run(given, given.pop("resume", False))))
     except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError,

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from colorjax import augment, color, loss, model, palette
+from colorjax import augment, color, loss, model, muon, palette
 from colorjax.color import Array
 from colorjax.model import NetworkConfig, Params
 
@@ -42,7 +42,7 @@ class StepConfig:
     network: NetworkConfig
     size: int = 64  # pixels a side that the network sees
     seed: int = 0
-    lr: float = 1e-3  # at the schedule's peak
+    lr: float = 2e-3  # at the schedule's peak
     weight_decay: float = 0.01
     clip: float = 1.0  # global gradient norm
     film: float = 0.3  # share of pictures seen as film would have recorded them
@@ -53,20 +53,24 @@ class StepConfig:
     adversarial: float = 0.0  # share of the steps, the last ones, that have a critic
     critic_weight: float = 1.0  # of what the critic says, beside the colours' loss
     critic_lr: float = 8e-4  # the critic's learning rate; the network's beside it is a quarter
-    optimizer: str = "adamw"
+    optimizer: str = "muon"
     dtype: str = "float32"  # of the network's computation
 
 
 def optimizer(config: StepConfig) -> optax.GradientTransformation:
     """Gradients → updates but for the learning rate, which the step multiplies.
 
-    AdamW (Loshchilov and Hutter 2019), or RMSprop for comparison with older recipes. Weight decay
-    falls on kernels alone: biases and scales have fewer than two dimensions.
+    Muon, AdamW (Loshchilov and Hutter 2019), or RMSprop for comparison with older recipes. Weight
+    decay falls on kernels alone: biases and scales have fewer than two dimensions.
     """
-    scale = optax.scale_by_rms() if config.optimizer == "rmsprop" else optax.scale_by_adam(b2=0.99)
+    scales = {
+        "muon": muon.scale_by_muon,
+        "adamw": partial(optax.scale_by_adam, b2=0.99),
+        "rmsprop": optax.scale_by_rms,
+    }
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        scale,
+        scales[config.optimizer](),
         optax.add_decayed_weights(
             config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         ),

@@ -13,7 +13,8 @@ from colorjax import adversarial, augment, checkpoint, config, loss, model, step
 from colorjax.model import NetworkConfig
 
 NETWORK = NetworkConfig("unet", 16, "bins")
-CONFIG = step.StepConfig(NETWORK, size=32, film=0, ageing=0, adversarial=1.0, clip=1e9)
+CONFIG = step.StepConfig(NETWORK, size=32, film=0, ageing=0, adversarial=1.0, clip=1e9,
+                         optimizer="adamw")  # fmt: skip
 
 
 def pictures(count: int = 8, side: int = 36) -> np.ndarray:
@@ -218,10 +219,11 @@ def test_it_starts_from_weights_of_the_same_network(whole, photographs, tmp_path
     assert all("critic" in line for line in log(out) if "loss" in line)
     said = capsys.readouterr().out
     assert "the last 2 beside a critic" in said and "AuC" in said
+    started = checkpoint.read_header(whole / "weights.safetensors")[1]
     # What it starts from is measured first: it may be the best that it comes to.
     first, best = log(out)[0], -min(4 * abs(1 - x["colorfulness"]) - x["auc"] for x in log(out)
                                     if "psnr" in x)  # fmt: skip
-    assert first["step"] == 0 and first["psnr"] == log(whole)[-1]["psnr"]
+    assert first["step"] == 0 and first["psnr"] == started["psnr"]
     summary = checkpoint.read_header(out / "weights.safetensors")[1]
     found = summary["auc"] - 4 * abs(1 - summary["colorfulness"])
     assert found == pytest.approx(best, abs=1e-6)
@@ -277,10 +279,14 @@ def test_multiplied_colours_are_no_better():
 
 def test_its_options_are_checked(photographs, tmp_path, capsys):
     argv = command(photographs, tmp_path / "out", "--preset", "gan", "--adversarial", "1")
+    refused(capsys, train.main, argv, "--adversarial 1", "--init")
+    argv += ["--init", str(tmp_path / "none.safetensors")]
     refused(capsys, train.main, [*argv, "--lr", "1e-5"], "--lr", "--critic-lr")
     given = {"preset": "gan", "init": "weights.safetensors"}
     assert config.resolve(given).epochs == pytest.approx(0.1 * config.TrainConfig.epochs)
     assert config.resolve(given | {"epochs": 2.0}).epochs == 2
+    some = config.resolve(given | {"adversarial": 0.1})  # ordinary training first, in full
+    assert (some.adversarial, some.epochs) == (0.1, config.TrainConfig.epochs)
     assert config.resolve({"preset": "gan"}).epochs == config.TrainConfig.epochs
 
 

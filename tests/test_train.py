@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -268,7 +269,7 @@ def weights_of_seed(seed):
 
 def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsys):
     out = tmp_path / "more"
-    init = ["--init", str(whole / "weights.safetensors"), "--steps", "1"]
+    init = ["--init", str(whole / "weights.safetensors"), "--steps", "1", "--optimizer", "adamw"]
     assert train.main(command(photographs, out, *init)) == 0
     before, after = weights(whole), weights(out)
     for name in before:
@@ -417,7 +418,7 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
     ):
         (empty / "config.json").write_text(content)
         refused(capsys, train.main, ["--resume", "--out", empty], "not a run")
-    refused(capsys, train.main, ["--resume", "--out", whole, "--lr", "0.5"], "--lr 0.5", "0.001")
+    refused(capsys, train.main, ["--resume", "--out", whole, "--lr", "0.5"], "--lr 0.5", "0.002")
     refused(
         capsys,
         train.main,
@@ -461,3 +462,23 @@ def test_changed_photographs_are_refused_on_resume(photographs, whole, tmp_path,
 def test_unwritable_place_is_said(photographs, tmp_path, capsys):
     (tmp_path / "file").touch()
     refused(capsys, train.main, command(photographs, tmp_path / "file" / "run"), "file")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is asked")
+def test_memory_that_is_freed_is_kept_for_the_next_step():
+    code = """
+import resource
+from colorjax import config
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    before = faults(); b"x" * 2**26; return faults() - before
+config.keep_memory() if {} else None
+step()
+print(step())
+"""
+    kept, usual = (
+        int(subprocess.check_output([sys.executable, "-c", code.format(keep)]))
+        for keep in (True, False)
+    )
+    assert kept < 1000 < 10000 < usual  # 64 MiB are 16,384 pages
