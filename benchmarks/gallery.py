@@ -4,7 +4,8 @@
 
 A row a photograph, scaled to one width: without colour, then a column a network (the one that
 comes along, unless others are named), each as `colorize.py` would colour it; last, where the
-photograph has colour, the photograph.
+photograph has colour, the photograph. `--across` turns that about: a column a photograph, all of
+one height, without titles.
 """
 
 import argparse
@@ -31,18 +32,23 @@ def row(pixels: np.ndarray, networks: list[Colorizer]) -> list[np.ndarray]:
 def draw(rows: list[list[np.ndarray]], titles: list[str]) -> Image.Image:
     """Rows of pictures of one width below each other, under their titles."""
     columns, width = max(map(len, rows)), rows[0][0].shape[1]
-    heights = [pictures[0].shape[0] for pictures in rows]
-    size = columns * (width + GAP) + GAP, TITLE + sum(heights) + GAP * len(rows)
+    heights, top = [pictures[0].shape[0] for pictures in rows], TITLE if titles else GAP
+    size = columns * (width + GAP) + GAP, top + sum(heights) + GAP * len(rows)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     for place, title in enumerate(titles[:columns]):
         pen.text((GAP + place * (width + GAP), 4), title, "black", font_size=13)
-    top = TITLE
     for pictures, height in zip(rows, heights, strict=True):
         for place, picture in enumerate(pictures):
             sheet.paste(Image.fromarray(picture), (GAP + place * (width + GAP), top))
         top += height + GAP
     return sheet
+
+
+def draw_across(rows: list[list[np.ndarray]]) -> Image.Image:
+    """Rows of pictures of one height, as columns beside each other."""
+    sheet = draw([[picture.swapaxes(0, 1) for picture in pictures] for pictures in rows], [])
+    return sheet.transpose(Image.Transpose.TRANSPOSE)
 
 
 def run(argv: list[str] | None) -> int:
@@ -52,7 +58,9 @@ def run(argv: list[str] | None) -> int:
     parser.add_argument("photographs", nargs="+", metavar="PHOTOGRAPH")
     parser.add_argument("--weights", nargs="*", metavar="FILE", help="networks, a column each")
     parser.add_argument("--titles", nargs="*", metavar="TEXT", help="of their columns")
-    parser.add_argument("--width", type=int, default=256, help="of a column (default: 256)")
+    parser.add_argument("--width", type=int, default=256, help="of a column (default: 256); or "
+                        "with --across the height of a row")  # fmt: skip
+    parser.add_argument("--across", action="store_true", help="a column a photograph")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     if not 16 <= options.width <= 4096:
@@ -68,13 +76,15 @@ def run(argv: list[str] | None) -> int:
         pixels = files.read(path).pixels
         pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
         picture = Image.fromarray(pixels).convert("RGB")
-        height = max(1, round(options.width * picture.height / picture.width))
-        pixels = np.asarray(picture.resize((options.width, height), Image.Resampling.BICUBIC))
+        scale = options.width / (picture.height if options.across else picture.width)
+        size = [max(1, round(scale * side)) for side in picture.size]
+        pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
         pictures = row(pixels, networks)
         if color.colorfulness(pixels / np.float32(255), absolute=True) >= 5:
             pictures.append(pixels)
         rows.append(pictures)
-    sheet = draw(rows, ["without colour", *titles, "in truth"])
+    titles = ["without colour", *titles, "in truth"]
+    sheet = draw_across(rows) if options.across else draw(rows, titles)
     files.write(options.out, files.Photograph(np.asarray(sheet)), overwrite=True)
     print(f"wrote {options.out} ({sheet.width} × {sheet.height})")
     return 0

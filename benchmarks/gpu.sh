@@ -4,12 +4,12 @@
 #
 #   benchmarks/gpu.sh OUT
 #
-# OUT receives a log and a JSON file from each part; a part that runs out of its time leaves what it
-# had measured. Ends with a short table. PYTHON names another interpreter, QUICK=1 tries it all at a
-# tiny size, on a CPU too.
+# OUT receives a log of all and a JSON file from each part that measures; one that runs out of its
+# time leaves what it had measured. Ends with a short table, and exit status 1 if a part failed.
+# PYTHON names another interpreter; QUICK=1 tries it all at a tiny size, on a CPU too.
 set -uo pipefail
-out=$1 python=${PYTHON:-python}
-mkdir -p "$out"
+mkdir -p "${1:?usage: benchmarks/gpu.sh OUT}"
+out=$(cd "$1" && pwd) python=${PYTHON:-python3} failed=()
 cd "$(dirname "$0")/.."
 export PYTHONUNBUFFERED=1
 
@@ -17,8 +17,9 @@ part() { # name, seconds, command…
   local name=$1 limit=$2 start=$SECONDS
   shift 2
   echo "== $name"
-  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$out/$name.log"
+  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$out/log.txt"
   local status=${PIPESTATUS[0]}
+  [ "$status" -eq 0 ] || failed+=("$name ($status)")
   echo "== $name: exit status $status after $((SECONDS - start)) s"
 }
 
@@ -26,7 +27,7 @@ if [ "${QUICK:-}" ]; then
   width=(--width 16) size=(--size 32) sizes=(--sizes 32) batches=(2) large=(2) short=(--seconds 0.2)
   pairs=(--pairs 3 --steps 4) smoke=(--width 16 --size 32 --batch 4)
 else
-  width=() size=(--size 128) sizes=(--sizes 128) batches=(1 16 64 256 1024) large=(64)
+  width=() size=(--size 128) sizes=(--sizes 128) batches=(1 16 64 256 1024) large=(64 256)
   short=(--seconds 1) pairs=(--pairs 7 --steps 50) smoke=()
 fi
 
@@ -36,15 +37,17 @@ print('python', sys.version.split()[0])
 for name in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'torch'):
     try: print(name, m.version(name))
     except m.PackageNotFoundError: print(name, 'missing')
-import jax; print(jax.devices())"
+import jax; print(jax.devices())
+sys.exit(0 if '${QUICK:-}' or jax.default_backend() == 'gpu' else 'jax sees no GPU here')"
+[ ${#failed[@]} -eq 0 ] || exit 1
 part smoke 75 "$python" benchmarks/smoke.py "${smoke[@]}"
 part throughput 150 "$python" benchmarks/throughput.py "${width[@]}" "${sizes[@]}" "${short[@]}" \
   --dtypes bfloat16 --presets vivid paper --batches "${batches[@]}" \
   --objectives-batch 0 --json "$out/throughput.json"
 part peers 120 "$python" benchmarks/peers/compare.py "${width[@]}" "${size[@]}" "${short[@]}" \
-  --batches "${large[@]}" --json "$out/peers.json"
+  --networks unet paper --batches "${large[@]}" --json "$out/peers.json"
 part pipeline 75 "$python" benchmarks/pipeline.py --network paper "${size[@]}" "${pairs[@]}" \
-  --batch "${large[@]}" --json "$out/pipeline.json"
+  --batch "${large[0]}" 4 --photographs 0 --json "$out/pipeline.json"
 
 "$python" - "$out" <<'END'
 import json, sys
@@ -65,3 +68,4 @@ for row in read("peers")["rows"]:
 for row in read("pipeline")["rows"]:
     print(f"the loop reaches {row['loop_to_step']:.3f} of the bare step at batch {row['batch']}")
 END
+[ ${#failed[@]} -eq 0 ] || { echo "failed, with their exit status: ${failed[*]}"; exit 1; }

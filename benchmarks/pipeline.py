@@ -10,7 +10,6 @@ pairwise ratios: absolute images/s drift with the machine, ratios far less.
 import argparse
 import contextlib
 import io
-import json
 import statistics
 import sys
 import tempfile
@@ -46,12 +45,13 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
     argv = ["--data", str(folder), "--out", str(out), "--network", options.network,
             "--width", str(options.width), "--size", str(options.size), "--batch", str(batch),
             "--head", "ab", "--colorfulness", "0", "--dtype", options.dtype,
-            "--devices", "1", "--val-fraction", "1e-9", "--validate-every", "1000000000",
+            "--val-fraction", "1e-9", "--validate-every", "1000000000",
             "--steps", str(count + options.steps)]  # fmt: skip
     settings, _ = config.open_run(vars(config.train_parser().parse_args(argv)), False)
     run = Run(settings, None)
     spare = jax.tree.map(jax.numpy.copy, run.state)
-    examples = [jax.device_put(array[run.rows[:batch]]) for array in (run.pool.images, run.labels)]
+    arrays = run.pool.images, run.labels
+    examples = [batches.put(array, run.rows[:batch], run.split) for array in arrays]
 
     def bare(steps: int) -> float:
         nonlocal spare
@@ -85,6 +85,7 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
     ratios = [alone / loop for alone, loop in zip(bares, loops, strict=False)]
     return {
         "batch": batch,
+        "devices": run.split.mesh.size,
         "step_images_per_second": round(batch / statistics.median(bares), 2),
         "loop_images_per_second": round(batch / statistics.median(loops), 2),
         "loop_to_step": round(statistics.median(ratios), 4),
@@ -153,10 +154,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json {options.json}: {options.json.parent} is not a directory")
     config.use_compilation_cache()
+    config.keep_memory()
+    config.use_two_cores()
     report = timing.device() | {
         "network": options.network,
         "width": options.width if options.network == "unet" else None,
         "size": options.size,
+        "dtype": options.dtype,
         "rows": [],
     }
     print(f"{report['device']}, jax {jax.__version__}: {options.network} at {options.size}²")
@@ -169,6 +173,7 @@ def main(argv: list[str] | None = None) -> int:
             with contextlib.redirect_stdout(io.StringIO()):
                 row = measure(options, batch, folder, Path(temporary) / f"run-{batch}")
             report["rows"].append(row)
+            timing.write(options.json, report)
             low, high = row["loop_to_step_spread"]
             print(f"{batch:>6} {row['step_images_per_second']:>15.1f} "
                   f"{row['loop_images_per_second']:>15.1f} {row['loop_to_step']:>10.3f}  "
@@ -187,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
                   + ", ".join(f"{entry['first_epoch_images_per_second']} images/s at batch "
                               f"{entry['batch']}" for entry in report["rows"]))  # fmt: skip
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        timing.write(options.json, report)
         print(f"wrote {options.json}")
     return 0
 

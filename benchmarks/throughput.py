@@ -6,16 +6,17 @@ For each preset, mode, size and type of number: batches of 1, 2, 4 … until mem
 that sweep and is reported. `train` is the whole training step, crops and colour conversion
 included; `infer` is lightness to ab as in `colorize.py`. Data are fresh random numbers, two sets
 in turn; the device is waited for inside the timed region; compilation is reported apart. FLOP are
-counted from the jaxpr (`flops.py`). Their share is of a large matrix product measured in the same
-run, and of the vendor's peak; that of bytes (each product's operands read once, its result written
-once) is of a large copy. Memory is what the compiled program needs: arguments, results and
-temporaries, on one device. Last, what a vivid step costs beside a squared-error step of the same
-network, and an adversarial one beside a vivid one, in turn; its gradient penalty, which comes once
-in 16 steps, is timed apart and counts for a sixteenth.
+counted from the jaxpr (`flops.py`), the optimiser's left out. Their share is of a large matrix
+product measured in the same run, and of the vendor's peak; that of bytes (each product's operands
+read once, its result written once) is of a large copy. Memory is what the compiled program needs:
+arguments, results and temporaries, on one device; on a CPU the process keeps what it frees, as
+`train.py` does. Last, what a vivid step costs beside a squared-error step of the same network, and
+an adversarial one beside a vivid one, in turn; its gradient penalty, which comes once in 16 steps,
+is timed apart and counts for a sixteenth.
 """
 
 import argparse
-import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -72,10 +73,19 @@ def free_memory() -> int:
     statistics = jax.devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) << 10
-    return sys.maxsize
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not on Linux
+        return sys.maxsize
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+
+
+def devices_for(mode: str, batch: int, options: argparse.Namespace) -> int:
+    """How many work on a batch; of a CPU's as many as it divides into."""
+    if mode != "train":
+        return 1
+    devices = options.devices or jax.device_count()
+    return math.gcd(batch, devices) if jax.default_backend() == "cpu" else devices
 
 
 def case(
@@ -84,15 +94,17 @@ def case(
 ) -> tuple[Callable[[int], object], dict]:  # fmt: skip
     """How to time one case, and what is known of it before; `at` repeats that training step."""
     network, random = network_of(preset, options.width), np.random.default_rng(0)
-    whole, split = step.placement(options.devices if mode == "train" else 1)
+    whole, split = step.placement(devices_for(mode, batch, options))
     if mode == "train":
         side = size * 9 // 8
-        settings = step.StepConfig(network, size=size, dtype=dtype, adversarial=preset == "gan")
+        settings = step.StepConfig(network, size=size, dtype=dtype, adversarial=preset == "gan",
+                                   optimizer="adamw" if preset == "paper" else "muon")  # fmt: skip
         train_step = (adversarial if settings.adversarial else step).train_step
         data = [random.integers(0, 256, (batch, side, side, 3), np.uint8) for _ in range(2)]
         state = jax.device_put(step.create_state(settings), whole)
         sets = [jax.device_put(images, split) for images in data]
-        work = flops.count(lambda s, i: train_step(settings, s, i), state, sets[0])
+        plain = replace(settings, optimizer="adamw")  # Muon's own products do not count
+        work = flops.count(partial(train_step, plain), step.create_state(plain), sets[0])
         program, seconds, memory = compiled(train_step, settings, state, sets[0])
         again = None if at is None else jax.device_put(jnp.int32(at), whole)
 
@@ -137,12 +149,13 @@ def sweep(
 ) -> None:
     """A row for each batch size; the last says so if memory ended."""
     peak = timing.PEAKS.get(jax.devices()[0].device_kind, {})
-    devices = (options.devices or jax.device_count()) if mode == "train" else 1
-    chips = devices if jax.default_backend() == "gpu" else 1  # a CPU's devices share it
     for batch in options.batches or [1 << power for power in range(20)]:
+        devices = devices_for(mode, batch, options)
+        chips = devices if jax.default_backend() == "gpu" else 1  # a CPU's devices share it
         if batch % devices:
             continue
-        row = {"preset": preset, "mode": mode, "size": size, "dtype": dtype, "batch": batch}
+        row = {"preset": preset, "mode": mode, "size": size, "dtype": dtype, "batch": batch,
+               "devices": devices}  # fmt: skip
         try:
             run, known = case(preset, mode, size, dtype, batch, options)
             taken = timing.in_turn({"": run}, options.seconds, options.repeats)[""]
@@ -173,10 +186,9 @@ def sweep(
 
 
 def record(path: Path | None, report: dict, row: dict) -> None:
-    """Add a row, and write all of it so far: a run may be ended at any time."""
+    """Add a row, and write all of it so far."""
     report["rows"].append(row)
-    if path:
-        path.write_text(json.dumps(report, indent=1))
+    timing.write(path, report)
 
 
 def label(row: dict) -> str:
@@ -276,8 +288,10 @@ def main(argv: list[str] | None = None) -> int:
     for name, path in (("--json", options.json), ("--plot", options.plot)):
         if path and not path.parent.is_dir():
             parser.error(f"{name} {path}: {path.parent} is not a directory")
-    config.use_compilation_cache()
-    config.use_two_cores()
+    config.keep_memory()
+    config.use_two_cores()  # and no cache of compiled programs: how long that takes is reported
+    if options.devices > jax.device_count():
+        parser.error(f"--devices {options.devices}: this machine has {jax.device_count()}")
     about = timing.device() | {"devices": options.devices or jax.device_count()}
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     ceilings = {dtype: timing.ceilings(dtype, options.seconds) for dtype in options.dtypes}
@@ -304,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
                   f"{ratio['median']:.3f} times ({ratio['min']:.2f}…{ratio['max']:.2f}) as long "
                   f"as {base}'s")  # fmt: skip
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        timing.write(options.json, report)
         print(f"wrote {options.json}")
     if options.plot:
         try:

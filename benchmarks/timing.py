@@ -1,10 +1,13 @@
 """Timing, done the same way in every benchmark: in turn, on fresh random data, to the very end."""
 
+import json
+import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +25,26 @@ def device() -> dict:
     """What the figures were measured on."""
     return {
         "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
+
+
+def processor() -> str:
+    """The CPU's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.machine()
+
+
+def write(path: Path | None, report: dict) -> None:
+    """Write all that there is so far, whole or not at all: a run may be ended at any time."""
+    if path:
+        path.with_suffix(".tmp").write_text(json.dumps(report, indent=1))
+        path.with_suffix(".tmp").replace(path)
 
 
 def in_turn(
@@ -65,23 +84,27 @@ def ratios(numerators: list[float], denominators: list[float]) -> dict:
 
 
 def ceilings(dtype: str, seconds: float = 1.0) -> dict[str, float]:
-    """What this device reaches: FLOP/s of a large matrix product, bytes/s of a large copy."""
+    """What this device reaches: FLOP/s of a large matrix product, bytes/s of a large copy.
+
+    The best of several segments, in which each call needs the result of the one before it.
+    """
     gpu = jax.default_backend() == "gpu"
     side, length = (8192, 1 << 28) if gpu else (2048, 1 << 26)
     random = np.random.default_rng(0)
     square = jnp.asarray(random.standard_normal((side, side), np.float32), dtype)
+    square = square / math.sqrt(side)  # so that products neither grow nor vanish
     numbers = jnp.asarray(random.standard_normal(length // 4, np.float32))
-    multiply, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    multiply, copy = jax.jit(lambda x: x @ square), jax.jit(lambda x: x + 1)
 
-    def run(function: Callable, *args: jax.Array) -> Callable[[int], object]:
+    def run(function: Callable, start: jax.Array) -> Callable[[int], object]:
         def calls(count: int) -> None:
+            result = start
             for _ in range(count):
-                result = function(*args)
+                result = function(result)
             jax.block_until_ready(result)
 
         return calls
 
-    runs = {"matrix": run(multiply, square, square), "copy": run(copy, numbers)}
-    taken = {name: statistics.median(values)
-             for name, values in in_turn(runs, seconds, 5).items()}  # fmt: skip
+    runs = {"matrix": run(multiply, square), "copy": run(copy, numbers)}
+    taken = {name: min(values) for name, values in in_turn(runs, seconds, 5).items()}
     return {"flops": 2 * side**3 / taken["matrix"], "bytes": 2 * length / taken["copy"]}

@@ -127,6 +127,10 @@ def test_gallery_puts_networks_side_by_side(photographs, weights, tmp_path, caps
     assert (sheet[24:40, 4 + 36 * 3 :] == 255).all()  # a grey photograph has no truth
     truth = sheet[44:76, 4 + 36 * 3 : 36 + 36 * 3]
     assert np.ptp(truth, axis=-1).max() > 30
+    assert main([str(word) for word in (*argv, "--across", "--out", out)]) == 0
+    across = np.asarray(Image.open(out))
+    assert across.shape == (4 + 4 * 36, 4 + 64 + 4 + 32 + 4, 3)
+    assert np.ptp(across[:36], axis=-1).max() == 0 and np.ptp(across[112:], axis=-1).max() > 30
     refused(capsys, main, [grey, "--out", out, "--width", "1"], "--width 1")
     refused(capsys, main, [grey, "--out", out, "--titles", "a", "b"], "--titles", "1 networks")
     refused(capsys, main, [tmp_path / "none.png", "--out", out], "none.png")
