@@ -186,7 +186,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "88cb35a460985237d621bc78486d6a83c638e211667375c618ed6514815f4e35"
+SHA256 = "0474b64d755be28506d2750ef4fdebba07cdeaa7673c852797d7569422eb4af3"
 
 
 def test_default_weights_are_the_ones_described():
