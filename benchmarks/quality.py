@@ -5,10 +5,12 @@ lightness and rounded to 8 bits. PSNR is the mean per picture in RGB, photograph
 colourfulness below 15 left out of it; pooled PSNR is over all pixels of all pictures. Colourfulness
 (CF) is Hasler and Süsstrunk's, "abs" in the variant of this literature. AuC is the area under the
 share of pixels within an ab distance of 0…150, plain and weighted by the rarity of the true colour
-in this set. Always beside the networks: grey; one constant ab, this set's mean; and the oracle, the
-true ab at a quarter of the size scaled back. Each network as `colorize.py` uses it; one that was
-calibrated also at given temperatures with saturation 1; and each with its chroma scaled so that its
-mean CF reaches shares of the truth's, since PSNR falls as colourfulness rises.
+in this set. "explained" is the share of ab's variance over all pixels that a prediction accounts
+for: 1 for the truth, 0 for the best constant, below 0 for what errs more. Always beside the
+networks: grey; one constant ab, this set's mean; and the oracle, the true ab at a quarter of the
+size scaled back. Each network as `colorize.py` uses it; one that was calibrated also at given
+temperatures with saturation 1; and each with its chroma scaled so that its mean CF reaches shares
+of the truth's, since PSNR falls as colourfulness rises.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from colorjax.colorizer import DEFAULT_WEIGHTS, Colorizer
 
 BATCH = 16
 COLUMNS = ("psnr", "psnr_pooled", "ssim", "ciede2000", "cf", "cf_signed", "delta_cf",
-           "delta_cf_each", "auc", "auc_rare", "histogram")  # fmt: skip
+           "delta_cf_each", "auc", "auc_rare", "histogram", "explained")  # fmt: skip
 Answer = Callable[[np.ndarray], np.ndarray]  # uint8 N S S 3 → uint8 N S S 3
 
 
@@ -131,7 +133,9 @@ def factor_for(predictions: np.ndarray, images: np.ndarray, wanted: float) -> fl
 
 
 @jax.jit
-def _compare(images: jax.Array, predictions: jax.Array, truth_histogram: jax.Array) -> dict:
+def _compare(
+    images: jax.Array, predictions: jax.Array, truth_histogram: jax.Array, mean_ab: jax.Array
+) -> dict:
     truth, prediction = images / 255.0, predictions / 255.0
     lab, lab_predicted = color.rgb_to_lab(truth), color.rgb_to_lab(prediction)
     ab, ab_predicted = lab[..., 1:], lab_predicted[..., 1:]
@@ -146,18 +150,23 @@ def _compare(images: jax.Array, predictions: jax.Array, truth_histogram: jax.Arr
         "distances": metrics.distance_histogram(ab_predicted, ab)[None],
         "distances_rare": metrics.distance_histogram(ab_predicted, ab, rarity)[None],
         "bins": palette.histogram(ab_predicted)[None],
+        "ab_error": ((ab_predicted - ab) ** 2).mean((1, 2, 3)),
+        "ab_spread": ((ab - mean_ab) ** 2).mean((1, 2, 3)),
     }
 
 
-def measure(images: np.ndarray, predictions: np.ndarray, truth_histogram: np.ndarray) -> dict:
+def measure(
+    images: np.ndarray, predictions: np.ndarray, truth_histogram: np.ndarray, mean_ab: np.ndarray
+) -> dict:
     """Every column of the table for one set of predictions."""
     parts = [
-        jax.device_get(_compare(images[i : i + BATCH], predictions[i : i + BATCH], truth_histogram))
+        jax.device_get(_compare(images[i : i + BATCH], predictions[i : i + BATCH],
+                                truth_histogram, mean_ab))
         for i in range(0, len(images), BATCH)
-    ]
+    ]  # fmt: skip
     all_of = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     error = np.maximum(all_of["error"].astype(np.float64), 1e-10)  # the truth itself: 100 dB
-    colourful = all_of["cf_truth"] >= 15
+    colourful, spread = all_of["cf_truth"] >= 15, all_of["ab_spread"].mean()
     difference = all_of["cf"] - all_of["cf_truth"]
     return {
         "psnr": float(-10 * np.log10(error[colourful]).mean()) if colourful.any() else None,
@@ -171,6 +180,7 @@ def measure(images: np.ndarray, predictions: np.ndarray, truth_histogram: np.nda
         "auc": float(metrics.auc(all_of["distances"].astype(np.float64).sum(0))),
         "auc_rare": float(metrics.auc(all_of["distances_rare"].astype(np.float64).sum(0))),
         "histogram": float(metrics.histogram_distance(all_of["bins"].sum(0), truth_histogram)),
+        "explained": float(1 - all_of["ab_error"].mean() / spread) if spread else None,
     }
 
 
@@ -252,7 +262,7 @@ def run(argv: list[str] | None) -> int:
     rows: dict[str, dict] = {}
 
     def row(name: str, predictions: np.ndarray) -> None:
-        rows[name] = measure(images, predictions, histogram)
+        rows[name] = measure(images, predictions, histogram, mean_ab)
         values = ((f"{v:13.4f}" if v is not None else f"{'-':>13}") for v in rows[name].values())
         print(f"{name:34}" + " ".join(values), flush=True)
 

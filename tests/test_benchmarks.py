@@ -10,7 +10,7 @@ import pytest
 from conftest import picture, refused
 from PIL import Image
 
-from colorjax import checkpoint, model
+from colorjax import checkpoint, color, model
 from colorjax.model import NetworkConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -147,6 +147,7 @@ def test_quality_puts_networks_beside_their_baselines(photographs, weights, tmp_
     assert grey["psnr"] == pytest.approx(network["psnr"]) and network["cf"] < 0.1
     assert max(grey["psnr"], constant["psnr"]) < oracle["psnr"]
     assert constant["ciede2000"] != grey["ciede2000"] and grey["cf"] < constant["cf"]
+    assert grey["explained"] < constant["explained"] < 0.01 and oracle["explained"] > 0.5
     assert grey["auc_rare"] < oracle["auc_rare"] and oracle["delta_cf"] < grey["delta_cf"]
     assert np.asarray(Image.open(gallery)).shape == (12 * 34, 3 * 34, 3)
 
@@ -157,7 +158,8 @@ def test_qualitys_means_by_hand():
     truth, prediction = (
         np.broadcast_to(np.array(each, np.uint8)[:, None, None], (3, 16, 16, 3)) for each in colours
     )
-    row = benchmark("quality").measure(truth, prediction, np.ones(model.BINS))
+    quality, bins = benchmark("quality"), np.ones(model.BINS)
+    row = quality.measure(truth, prediction, bins, np.zeros(2))
     errors = (50 / 255) ** 2 * np.array([1 / 3, 1 / 3, 1])
     assert row["psnr"] == pytest.approx(-10 * np.log10(errors[0]), abs=1e-3)
     assert row["psnr_pooled"] == pytest.approx(-10 * np.log10(errors.mean()), abs=1e-3)
@@ -166,8 +168,17 @@ def test_qualitys_means_by_hand():
     assert row["cf"] == pytest.approx(2 * 3 * half / 3, rel=1e-3)
     assert row["delta_cf"] == pytest.approx(0, abs=1e-2)
     assert row["delta_cf_each"] == pytest.approx(2 * half / 3, rel=1e-3)
-    grey = benchmark("quality").measure(truth[2:], prediction[2:], np.ones(model.BINS))
+    its_ab = np.asarray(color.rgb_to_lab(truth[2, 0, 0] / 255))[1:]
+    grey = quality.measure(truth[2:], prediction[2:], bins, its_ab)
+    assert grey["explained"] is None  # there is no variance
     assert grey["psnr"] is None and grey["psnr_pooled"] == pytest.approx(-10 * np.log10(errors[2]))
+    true_ab, ab = (np.asarray(color.rgb_to_lab(each[:, 0, 0] / 255))[:, 1:] for each in
+                   (truth, prediction))  # fmt: skip
+    mean = true_ab.mean(0)
+    around = [quality.measure(truth, each, bins, mean)["explained"] for each in (truth, prediction)]
+    assert around[0] == 1
+    apart, spread = (((true_ab - other) ** 2).sum() for other in (ab, mean))
+    assert around[1] == pytest.approx(1 - apart / spread, abs=1e-4)
 
 
 def test_quality_tells_networks_of_one_name_apart(weights, tmp_path):
