@@ -50,6 +50,7 @@ def _orthogonalised(updates, _=None):
     return jax.tree.unflatten(tree, leaves)
 
 
+@jax.default_matmul_precision("highest")  # a GPU's TF32 makes small eigenvalues negative: they grow
 def orthogonal(matrices: jax.Array) -> jax.Array:
     """Matrices `N rows columns` → about the orthogonal ones nearest to them.
 

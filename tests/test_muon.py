@@ -48,3 +48,10 @@ def test_hidden_kernels_are_muons_and_the_rest_adams():
     paper = model.init(0, NetworkConfig("paper"))
     found = jax.tree.leaves(muon._kinds({"layers": paper["layers"]}))
     assert found.count("muon") == 10  # all kernels but the first, of one channel
+
+
+def test_its_products_are_of_full_precision_everywhere():
+    """In TF32, a GPU's default, the iteration on the squares runs away."""
+    program = str(jax.make_jaxpr(muon.orthogonal)(jnp.ones((2, 144, 16))))
+    full = program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+    assert full == program.count("dot_general[") >= 6
