@@ -4,13 +4,15 @@
 #
 #   benchmarks/gpu.sh OUT
 #
+# Install before: pip install -e '.[cuda,bench]' -c constraints.txt
 # OUT receives a log of all and a JSON file from each part that measures; one that runs out of its
 # time leaves what it had measured. Ends with a short table, and exit status 1 if a part failed.
 # PYTHON names another interpreter; QUICK=1 tries it all at a tiny size, on a CPU too.
 set -uo pipefail
-mkdir -p "${1:?usage: benchmarks/gpu.sh OUT}"
-out=$(cd "$1" && pwd) python=${PYTHON:-python3} failed=()
-cd "$(dirname "$0")/.."
+mkdir -p "${1:?usage: benchmarks/gpu.sh OUT}" && out=$(cd "$1" && pwd) || exit 1
+python=${PYTHON:-python3} failed=()
+rm -f "$out"/{throughput,peers,pipeline}.json "$out/log.txt"
+cd "$(dirname "$0")/.." || exit 1
 export PYTHONUNBUFFERED=1
 
 part() { # name, seconds, command…
@@ -27,7 +29,8 @@ if [ "${QUICK:-}" ]; then
   width=(--width 16) size=(--size 32) sizes=(--sizes 32) batches=(2) large=(2) short=(--seconds 0.2)
   pairs=(--pairs 3 --steps 4) smoke=(--width 16 --size 32 --batch 4)
 else
-  width=() size=(--size 128) sizes=(--sizes 128) batches=(1 16 64 256 1024) large=(64 256)
+  # What the time may not reach comes last.
+  width=() size=(--size 128) sizes=(--sizes 128) batches=(64 256 1024 1) large=(64 256)
   short=(--seconds 1) pairs=(--pairs 7 --steps 50) smoke=()
 fi
 
@@ -60,7 +63,7 @@ def read(name):
 print("\n== in short")
 for row in read("throughput")["rows"]:
     pace = row.get("images_per_second")
-    rest = f"{pace:>10.0f} images/s {row['share_of_matrix']:>7.1%}" if pace else "out of memory"
+    rest = f"{pace:>10.0f} images/s {row['share_of_matrix']:>7.1%}" if pace else row["failed"]
     print(f"{row['preset']:6} {row['mode']:6} {row['size']}² batch {row['batch']:<5} {rest}")
 for row in read("peers")["rows"]:
     ratios = ", ".join(f"{k[7:]} {v['median']:.2f}" for k, v in row.items() if k.startswith("ours /"))

@@ -9,10 +9,7 @@
 # grew from, Wallner's tutorial: RMSprop at its usual 0.001, batch 10, the paper's network. The
 # others train by AdamW.
 #
-# From the first vivid one, trained once more as long: `on`, and `labels`, where the folders of the
-# first level are the labels. From each of `on`: `gan`, 160 adversarial steps (1.00 GFLOP a sample),
-# and `more`, as much arithmetic without: 235. A long row takes about a quarter of an hour on two CPU
-# cores; an interrupted one is resumed.
+# A long row takes about a quarter of an hour on two CPU cores; an interrupted one is resumed.
 set -euo pipefail
 photographs=$1 validation=$2 out=$3
 mkdir -p "$out"
@@ -33,14 +30,6 @@ for seed in 1 2; do
   row paper-$seed --preset paper --batch 16 --steps 1791 --validate-every 179 --seed $seed
   row unet-$seed --preset unet --width 48 --steps 1600 --validate-every 160 --seed $seed
   row vivid-$seed --preset vivid --width 48 --steps 1600 --validate-every 160 --seed $seed
-done
-for seed in 1 2; do
-  start=(--init "$out/vivid-1/weights.safetensors" --width 48 --seed 2$seed)
-  row on-$seed "${start[@]}" --lr 5e-4 --steps 1600 --validate-every 160
-  row labels-$seed "${start[@]}" --lr 5e-4 --steps 1600 --validate-every 160 --labels
-  start=(--init "$out/on-$seed/weights.safetensors" --width 48 --seed 3$seed)
-  row more-$seed "${start[@]}" --lr 2e-4 --steps 235 --validate-every 23
-  row gan-$seed "${start[@]}" --preset gan --steps 160 --validate-every 20 --patience 0
 done
 row ancestor-1 --preset paper --optimizer rmsprop --lr 1e-3 --batch 10 --steps 2865 \
   --validate-every 286 --seed 1

@@ -17,6 +17,7 @@ is timed apart and counts for a sixteenth.
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +37,7 @@ import timing
 from colorjax import adversarial, colorizer, config, model, step
 
 MODES = ("train", "infer")
-HEADS = {"paper": "ab", "unet": "ab", "vivid": "bins"}
+HEADS = {"paper": "ab", "unet": "ab", "vivid": "bins", "gan": "bins"}
 CASES = ("preset", "mode", "size", "dtype")
 
 
@@ -48,7 +49,16 @@ def network_of(preset: str, width: int) -> model.NetworkConfig:
     """A preset's network."""
     if preset == "paper":
         return model.NetworkConfig("paper")
-    return model.NetworkConfig("unet", width, HEADS.get(preset, "bins"))
+    return model.NetworkConfig("unet", width, HEADS[preset])
+
+
+def settings_of(preset: str, width: int, size: int, dtype: str) -> step.StepConfig:
+    """A preset's training step, as `train.py` has it; of `gan` the adversarial phase."""
+    default, sets = config.TrainConfig, config.PRESETS[preset]
+    return step.StepConfig(
+        network_of(preset, width), size=size, dtype=dtype, adversarial=float(preset == "gan"),
+        optimizer=sets.get("optimizer", default.optimizer), lr=sets.get("lr", default.lr),
+    )  # fmt: skip
 
 
 def compiled(function: Any, *args: Any) -> tuple[Callable, float, float]:
@@ -75,17 +85,19 @@ def free_memory() -> int:
         return statistics["bytes_limit"]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
+        kept = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not on Linux
         return sys.maxsize
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return free + kept  # what this process has freed it keeps, for the next program
 
 
 def devices_for(mode: str, batch: int, options: argparse.Namespace) -> int:
-    """How many work on a batch; of a CPU's as many as it divides into."""
-    if mode != "train":
-        return 1
+    """How many work on a batch; of a CPU's as many as it divides into, and one in inference."""
     devices = options.devices or jax.device_count()
-    return math.gcd(batch, devices) if jax.default_backend() == "cpu" else devices
+    if jax.default_backend() != "cpu":
+        return devices
+    return math.gcd(batch, devices) if mode == "train" else 1
 
 
 def case(
@@ -97,8 +109,7 @@ def case(
     whole, split = step.placement(devices_for(mode, batch, options))
     if mode == "train":
         side = size * 9 // 8
-        settings = step.StepConfig(network, size=size, dtype=dtype, adversarial=preset == "gan",
-                                   optimizer="adamw" if preset == "paper" else "muon")  # fmt: skip
+        settings = settings_of(preset, options.width, size, dtype)
         train_step = (adversarial if settings.adversarial else step).train_step
         data = [random.integers(0, 256, (batch, side, side, 3), np.uint8) for _ in range(2)]
         state = jax.device_put(step.create_state(settings), whole)
@@ -160,14 +171,15 @@ def sweep(
             run, known = case(preset, mode, size, dtype, batch, options)
             taken = timing.in_turn({"": run}, options.seconds, options.repeats)[""]
         except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
-            if not isinstance(error, OutOfMemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            keep(row | {"out_of_memory": True})
-            print(f"{label(row):40} {batch:>6}  out of memory", flush=True)
+            no_memory = isinstance(error, OutOfMemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+            reason = "out of memory" if no_memory else str(error).splitlines()[0]
+            keep(row | {"failed": reason})
+            print(f"{label(row):40} {batch:>6}  {reason}", flush=True)
             break
         pace = {name: round(batch / second, 2) for name, second in timing.spread(taken, 9).items()}
         median = timing.spread(taken, 9)["median"]
         rate = 1e9 * known["gflop_per_image"] * pace["median"] / chips
+        traffic = 1e6 * known["mbyte_per_image"] * pace["median"] / chips
         row |= known | {
             "milliseconds": round(1e3 * median, 3),
             "images_per_second": pace["median"],
@@ -175,9 +187,8 @@ def sweep(
             "tflop_per_second": round(rate / 1e12, 4),
             "share_of_matrix": round(rate / ceiling["flops"], 4),
             "share_of_peak": round(rate / peak[dtype], 4) if peak else None,
-            "share_of_copy": round(
-                1e6 * known["mbyte_per_image"] * pace["median"] / chips / ceiling["bytes"], 4
-            ),
+            "share_of_copy": round(traffic / ceiling["bytes"], 4),
+            "share_of_peak_bytes": round(traffic / peak["bytes"], 4) if peak else None,
         }
         show(row)
         keep(row)
@@ -266,13 +277,13 @@ def main(argv: list[str] | None = None) -> int:
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     add = parser.add_argument
-    add("--presets", nargs="+", default=list(HEADS), choices=HEADS)
+    add("--presets", nargs="+", default=["paper", "unet", "vivid"], choices=HEADS)
     add("--modes", nargs="+", default=list(MODES), choices=MODES)
     add("--sizes", type=int, nargs="+", default=[128, 256])
     add("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16"))
     add("--batches", type=int, nargs="+", help="(default: 1, 2, 4 … until memory ends)")
     add("--width", type=int, default=64, help="of the unet (default: 64)")
-    add("--devices", type=int, default=1, help="to split training over; 0: all (default: 1)")
+    add("--devices", type=int, default=1, help="to split batches over; 0: all (default: 1)")
     add("--seconds", type=float, default=2, help="for each figure (default: 2)")
     add("--repeats", type=int, default=5, help="segments of it (default: 5)")
     add("--longest", type=float, default=20, help="end a sweep when a step takes longer, seconds")
@@ -285,9 +296,7 @@ def main(argv: list[str] | None = None) -> int:
         options.sizes, options.dtypes, options.batches = [64], ["float32"], [1, 8]
         options.width, options.seconds, options.repeats = 16, 0.5, 3
         options.objectives_batch = 8
-    for name, path in (("--json", options.json), ("--plot", options.plot)):
-        if path and not path.parent.is_dir():
-            parser.error(f"{name} {path}: {path.parent} is not a directory")
+    timing.check(parser, options)
     config.keep_memory()
     config.use_two_cores()  # and no cache of compiled programs: how long that takes is reported
     if options.devices > jax.device_count():
@@ -298,6 +307,8 @@ def main(argv: list[str] | None = None) -> int:
     for dtype, ceiling in ceilings.items():
         print(f"measured here, {dtype}: a matrix product {ceiling['flops'] / 1e12:.3g} TFLOP/s, "
               f"a copy {ceiling['bytes'] / 1e9:.4g} GB/s")  # fmt: skip
+    if about["device"] not in timing.PEAKS:
+        print(f"the vendor's figures of {about['device']} are not known here: no share of them")
     print(f"\n{'':40} {'batch':>6} {'images/s':>10} {'spread':>15} {'ms':>10} {'TFLOP/s':>8} "
           f"{'matrix':>7} {'peak':>6} {'copy':>6} {'MiB':>9} {'compile':>8}")  # fmt: skip
     report: dict = about | {"width": options.width, "ceilings": ceilings, "rows": []}

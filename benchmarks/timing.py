@@ -1,5 +1,6 @@
 """Timing, done the same way in every benchmark: in turn, on fresh random data, to the very end."""
 
+import argparse
 import json
 import math
 import os
@@ -13,12 +14,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A vendor's figures: dense products (float32 as TF32), and bytes of memory traffic, a second.
+# A vendor's figures: dense products a second (float32 as TF32), and bytes of memory traffic.
+_H100 = {"bfloat16": 989e12, "float32": 495e12, "bytes": 3.35e12}
 PEAKS = {
     "NVIDIA A100-SXM4-80GB": {"bfloat16": 312e12, "float32": 156e12, "bytes": 2.04e12},
-    "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 495e12, "bytes": 3.35e12},
-    "NVIDIA H200": {"bfloat16": 989e12, "float32": 495e12, "bytes": 4.8e12},
+    "NVIDIA H100 80GB HBM3": _H100,
+    "NVIDIA H100 PCIe": {"bfloat16": 756e12, "float32": 378e12, "bytes": 2.0e12},
+    "NVIDIA H200": _H100 | {"bytes": 4.8e12},
+    "NVIDIA H200 NVL": {"bfloat16": 835e12, "float32": 418e12, "bytes": 4.8e12},
+    "NVIDIA GH200 480GB": _H100 | {"bytes": 4.0e12},
 }
+
+
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a sentence where an option that benchmarks share cannot be: exit status 2."""
+    for name, least in (("batch", 1), ("batches", 1), ("repeats", 1), ("steps", 1), ("size", 16),
+                        ("sizes", 16), ("seconds", 1e-3), ("width", 16)):  # fmt: skip
+        given = getattr(options, name, None)
+        values = given if isinstance(given, list) else [] if given is None else [given]
+        for value in values:
+            if value < least:
+                parser.error(f"--{name} {value}: it must be {least} or more")
+            if name in ("width", "size", "sizes") and value % 16:
+                parser.error(f"--{name} {value}: it must be a multiple of 16")
+    for name in ("json", "plot"):
+        path = getattr(options, name, None)
+        if path and not path.parent.is_dir():
+            parser.error(f"--{name} {path}: {path.parent} is not a directory")
 
 
 def device() -> dict:

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import timing
 from jax.profiler import ProfileData
-from throughput import HEADS, network_of
+from throughput import HEADS, settings_of
 
 from colorjax import config, step
 
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     """Trace, print a table; the exit status."""
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--preset", default="vivid", choices=HEADS)
+    parser.add_argument("--preset", default="vivid", choices=[*HEADS][:-1])
     parser.add_argument("--width", type=int, default=64, help="of the unet (default: 64)")
     parser.add_argument("--size", type=int, default=128, help="pixels a side (default: 128)")
     parser.add_argument("--batch", type=int, default=16, help="(default: 16)")
@@ -78,10 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=20, help="to show (default: 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all of them")
     options = parser.parse_args(argv)
+    timing.check(parser, options)
     config.use_compilation_cache()
     about = timing.device()
     dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
-    settings = step.StepConfig(network_of(options.preset, options.width), options.size, dtype=dtype)
+    settings = settings_of(options.preset, options.width, options.size, dtype)
     side = options.size * 9 // 8
     images = np.random.default_rng(0).integers(0, 256, (options.batch, side, side, 3), np.uint8)
     state = step.create_state(settings)

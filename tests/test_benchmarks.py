@@ -72,8 +72,69 @@ def test_throughput_doubles_batches_until_memory_ends(tmp_path, capsys, monkeypa
     assert throughput.main(argv) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [row["batch"] for row in rows] == [1, 2, 4]
-    assert rows[2]["out_of_memory"] and "images_per_second" not in rows[2]
+    assert rows[2]["failed"] == "out of memory" and "images_per_second" not in rows[2]
     assert "out of memory" in capsys.readouterr().out
+
+
+def test_smoke_finds_a_step_fine(capsys, monkeypatch):
+    smoke = benchmark("smoke")
+    monkeypatch.setattr(smoke, "HEADS", ["gan"])
+    assert smoke.main(["--width", "16", "--size", "16", "--batch", "2"]) == 0
+    assert "fine" in capsys.readouterr().out
+
+
+def test_a_sweep_ends_where_the_device_fails(tmp_path, capsys, monkeypatch):
+    throughput, out = benchmark("throughput"), tmp_path / "throughput.json"
+
+    def fails(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no convolution works\nmore about it")
+
+    monkeypatch.setattr(throughput, "compiled", fails)
+    assert throughput.main([*SMALL, "--objectives-batch", "0", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["mode"] for row in rows] == ["train", "infer"]
+    assert {row["failed"] for row in rows} == {"INTERNAL: no convolution works"}
+    assert "no convolution works" in capsys.readouterr().out
+
+
+def test_benchmarks_time_the_presets_as_they_train():
+    settings_of = benchmark("throughput").settings_of
+    assert settings_of("paper", 64, 64, "float32").optimizer == "adamw"
+    for preset in ("unet", "vivid", "gan"):
+        settings = settings_of(preset, 32, 64, "bfloat16")
+        assert (settings.optimizer, settings.network.width) == ("muon", 32)
+    assert settings.adversarial == 1 and settings.network.head == "bins"
+
+
+@pytest.mark.parametrize("name", ["smoke", "throughput", "trace", "pipeline", "peers/compare"])
+def test_options_are_checked_before_anything_is_measured(name, tmp_path, capsys):
+    if name == "peers/compare":
+        pytest.importorskip("torch")
+    main = benchmark(name).main
+    refused(capsys, main, ["--width", "20"], "--width 20", "16")
+    batch = {"throughput": "--batches", "peers/compare": "--batches"}.get(name, "--batch")
+    refused(capsys, main, [batch, "0"], f"{batch} 0", "1 or more")
+    if name != "smoke":
+        refused(capsys, main, ["--json", tmp_path / "nowhere/a.json"], "nowhere")
+
+
+def test_peers_compute_the_same():
+    pytest.importorskip("torch")
+    compare = benchmark("peers/compare")
+    random = np.random.default_rng(0)
+    lightness = random.uniform(0, 100, (2, 32, 32)).astype(np.float32)
+    for kind in ("paper", "unet"):
+        network = NetworkConfig(kind, 16)
+        params = compare.trained(network)
+        side = 32 // network.reduction
+        target = random.uniform(-60, 60, (2, side, side, 2)).astype(np.float32)
+        mine = compare.ours(network, params, "float32", 1, lightness, target)
+        peer = compare.networks.Paper() if kind == "paper" else compare.networks.UNet(16)
+        compare.networks.load(peer, params)
+        other = compare.theirs(peer, "float32", False, lightness, target)
+        assert compare.check(mine, other, "float32", kind) < 1e-3
+        with pytest.raises(SystemExit, match="something else"):
+            compare.check(mine, other | {"norm": 1.01 * other["norm"]}, "float32", kind)
 
 
 @pytest.fixture(scope="module")

@@ -86,11 +86,10 @@ class Context(nn.Module):
 class UNet(nn.Module):
     """`model.UNet`."""
 
-    def __init__(self, width: int, bins: int = 0):
-        """`width` channels at the first level; ab, or the logits of so many bins."""
+    def __init__(self, width: int):
+        """`width` channels at the first level; of the networks with ab as their answer."""
         super().__init__()
         first, second, third = widths = [width << level for level in range(3)]
-        self.bins = bins
         self.stem, self.merge = Conv(4, first // 2), Conv(2 * first, first, 1)
         self.encoder = nn.ModuleList(
             nn.ModuleList(Block(channels) for _ in range(blocks))
@@ -103,10 +102,10 @@ class UNet(nn.Module):
             nn.ModuleList(Block(channels) for _ in range(2)) for channels in (first, second)
         )
         self.norm = nn.GroupNorm(first // 16, first)
-        self.head = Conv(first, bins or 2, 1 if bins else 3)
+        self.head = Conv(first, 2)
 
     def forward(self, lightness: torch.Tensor) -> torch.Tensor:
-        """L* `B H W` → ab `B 2 H/4 W/4`, or logits."""
+        """L* `B H W` → ab `B 2 H/4 W/4`."""
         x = F.relu(self.stem(F.pixel_unshuffle((lightness / 50 - 1)[:, None], 2)))
         x = self.merge(F.pixel_unshuffle(x, 2))
         skips = []
@@ -123,7 +122,7 @@ class UNet(nn.Module):
             for block in self.decoder[level]:  # type: ignore[union-attr]
                 x = block(x)
         x = self.head(F.relu(self.norm(x))).float()
-        return x if self.bins else 128 * torch.tanh(x)
+        return 128 * torch.tanh(x)
 
 
 class Zhang2016(nn.Module):
