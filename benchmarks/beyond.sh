@@ -36,4 +36,4 @@ for seed in 1 2; do
 done
 
 "$python" benchmarks/quality.py --data "$validation" --weights "${networks[@]}" \
-  --json "$out/quality.json" --gallery "$out/gallery.png"
+  --temperatures 1 --shares 0.6 0.8 1 --json "$out/quality.json" --gallery "$out/gallery.png"
