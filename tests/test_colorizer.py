@@ -186,7 +186,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "0474b64d755be28506d2750ef4fdebba07cdeaa7673c852797d7569422eb4af3"
+SHA256 = "48fb8971cec271f94aa895587914700b3a8b1fb0838f8f8cb67c952169e6128d"
 
 
 def test_default_weights_are_the_ones_described():
