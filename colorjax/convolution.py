@@ -55,8 +55,7 @@ def _backward(stride, training, residuals, gradient):
     x, kernel, gradient = jax.lax.optimization_barrier((*residuals, gradient))
     if _pays(x, kernel, stride, True):
         x_gradient = _on_cpu(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, True)
-        # XLA's is slow only on large pictures that gain channels.
-        if x.shape[1] * x.shape[2] >= 1024 and kernel.shape[2] < kernel.shape[3]:
+        if _kernel_gradient_pays(x, kernel):
             return x_gradient, winograd_kernel_gradient(x, gradient)
     else:
         forward = partial(_by_phases if stride == 2 else plain, stride=stride)
@@ -96,6 +95,14 @@ def _pays(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> bool:
     pixels = height * width >= 256 or (training and batch * height * width >= 1024)
     fits = kernel.shape[:2] == (3, 3) and stride == 1 and height % 2 == width % 2 == 0
     return fits and pixels and min(kernel.shape[2:]) >= 32
+
+
+def _kernel_gradient_pays(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether Winograd's kernel gradient is faster, too.
+
+    On large pictures its transforms take longer than they save, unless channels are gained.
+    """
+    return x.shape[1] * x.shape[2] <= 256 or kernel.shape[2] < kernel.shape[3]
 
 
 @jax.jit
