@@ -274,7 +274,9 @@ def run(argv: list[str] | None) -> int:
         answers = {name: colorizer}
         if colorizer.network.head == "bins":
             about = colorizer.params, colorizer.network, colorizer.working_size
-            answers |= {f"{name}, T {t:g}": Colorizer(*about, t) for t in options.temperatures}
+            known = colorizer.temperature if colorizer.saturation == 1 else None
+            answers |= {f"{name}, T {t:g}": Colorizer(*about, t)
+                        for t in options.temperatures if t != known}  # fmt: skip
         for named, answer in answers.items():
             predictions = np.concatenate([network(answer)(batch) for batch in batches])
             row(named, predictions)

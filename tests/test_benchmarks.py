@@ -270,6 +270,9 @@ def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path):
     assert calibrated["cf"] < mean["cf"] < mode["cf"]
     for scaled in (half, half_mean, half_mode):
         assert scaled["cf"] == pytest.approx(report["cf_truth"] / 2, rel=0.1)
+    checkpoint.save_weights(path, params, header, {"size": 32})
+    as_is, sharper = list(measured("--shares", "--temperatures", "1", "0.2")["rows"].values())[3:]
+    assert as_is["cf"] == mean["cf"] and sharper["cf"] == mode["cf"]  # T 1 is not measured twice
 
 
 def test_chroma_is_scaled_to_the_colourfulness_asked_for():
