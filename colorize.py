@@ -37,7 +37,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="of a trained network "
                         "(default: those that come with colorjax)")  # fmt: skip
     parser.add_argument("--working-size", type=int, metavar="PIXELS", help="size of the copy that "
-                        "the network sees (default: twice what it was trained on)")  # fmt: skip
+                        "the network sees (default: 1.5 times what it was trained on)")  # fmt: skip
     parser.add_argument("--temperature", type=float, metavar="T", help="of the annealed mean: 1 is "
                         "the mean of the likely colours, less is bolder (default: as the weights "
                         "say)")  # fmt: skip

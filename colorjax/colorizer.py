@@ -139,7 +139,7 @@ class Colorizer:
 
         Args:
             weights: a `.safetensors` file that `train.py` wrote.
-            working_size: see `__init__`; unless given, twice the size that the weights were
+            working_size: see `__init__`; unless given, half again the size that the weights were
                 trained at: in training the network saw crops, so things were larger.
             temperature: see `__init__`; as calibrated after training unless given.
             saturation: likewise.
@@ -163,7 +163,7 @@ class Colorizer:
             return cls(
                 params,
                 network,
-                2 * summary.get("size", 64) if working_size is None else working_size,
+                3 * summary.get("size", 64) // 2 if working_size is None else working_size,
                 summary.get("temperature", 1.0) if temperature is None else temperature,
                 summary.get("saturation", 1.0) if saturation is None else saturation,
             )

@@ -60,10 +60,25 @@ def _backward(stride, training, residuals, gradient):
     else:
         forward = partial(_by_phases if stride == 2 else plain, stride=stride)
         (x_gradient,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(gradient)
+        if stride == 1 and kernel.shape[0] == kernel.shape[1] == 3 and kernel.shape[3] <= 8:
+            return x_gradient, _kernel_gradient_of_few(x, gradient)
     return x_gradient, plain_kernel_gradient(x, gradient, kernel.shape, stride)
 
 
 _on_cpu.defvjp(_forward, _backward)
+
+
+def _kernel_gradient_of_few(x, gradient):
+    """By a 3×3 kernel of few features: one product with nine copies of the result's gradient.
+
+    XLA's own goes over the picture, of many channels, as often.
+    """
+    height, width = x.shape[1:3]
+    padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, 2 - i : 2 - i + height, 2 - j : 2 - j + width]
+               for i in range(3) for j in range(3)]  # fmt: skip
+    products = jnp.einsum("bhwc,bhwsf->scf", x, jnp.stack(shifted, axis=3))
+    return products.reshape(3, 3, *products.shape[1:])
 
 
 def _by_phases(x, kernel, stride):

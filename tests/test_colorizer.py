@@ -162,10 +162,10 @@ def test_what_the_weights_say_is_used_unless_another_is_given(bins, tmp_path):
     summary = {"size": 32, "temperature": 0.5, "saturation": 0.7}
     checkpoint.save_weights(path, params, header, summary)
     np.testing.assert_array_equal(
-        Colorizer.load(path)(image), Colorizer(params, network, 64, 0.5, 0.7)(image)
+        Colorizer.load(path)(image), Colorizer(params, network, 48, 0.5, 0.7)(image)
     )
     given = Colorizer.load(path, temperature=0.9, saturation=0.1)
-    assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 64)
+    assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 48)
     for damaged in ({"temperature": -1}, {"saturation": "much"}, {"size": 3.5}):
         checkpoint.save_weights(path, params, header, summary | damaged)
         with pytest.raises(checkpoint.WeightsError, match="w.safetensors"):

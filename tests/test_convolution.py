@@ -52,3 +52,15 @@ def test_second_derivatives_and_batches_on_two_devices(devices):
         jax.jit(jax.grad(partial(penalty, c), argnums=1))(x, kernel) for c in (convolve, plain)
     )
     np.testing.assert_allclose(own, xlas, atol=1e-5 * float(jnp.abs(xlas).max()))
+
+
+def test_gradients_of_two_features_as_the_head_has_them():
+    random = np.random.default_rng(3)
+    x, kernel, gradient = (
+        jnp.asarray(random.standard_normal(shape, np.float32))
+        for shape in ((3, 14, 9, 32), (3, 3, 32, 2), (3, 14, 9, 2))
+    )
+    own, xlas = (jax.vjp(lambda x, k, c=c: c(x, k, 1), x, kernel)[1](gradient)
+                 for c in (convolve, plain))  # fmt: skip
+    for a, b in zip(own, xlas, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
