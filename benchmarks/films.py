@@ -8,8 +8,6 @@ up to more than one, and `colour` has two threads.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import sys
 import tempfile
@@ -20,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
+
+import timing
 
 from colorjax import checkpoint, color, config, files, frames, video
 from colorjax.colorizer import Colorizer
@@ -124,8 +124,7 @@ def run(argv: list[str] | None) -> int:
         raise config.ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
     config.use_compilation_cache()
     colorizer = Colorizer.load(options.weights)
-    report = {"device": f"{os.cpu_count()} cores, {platform.machine()}", "crf": options.crf,
-              "rows": []}  # fmt: skip
+    report: dict = timing.device() | {"crf": options.crf, "rows": []}
     print(f"{'film':24} {'size':>12} {'frames/s':>9}" + "".join(f"{s:>9}" for s in STAGES)
           + f"{'|ΔL|':>7} {'99 %':>6}")  # fmt: skip
     with tempfile.TemporaryDirectory() as place:

@@ -24,6 +24,7 @@ PLAIN = {
         x, gradient, (3, 3, x.shape[3], gradient.shape[3])
     ),
 }
+PLAIN["kernel_gradient_of_few"] = PLAIN["winograd_kernel_gradient"]
 
 
 @dataclass(frozen=True)

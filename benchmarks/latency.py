@@ -10,7 +10,6 @@ pipeline, beside the network alone on batches of the same shape.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
+
+import timing
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 SIZES = {0.25: (500, 500), 1: (866, 1155), 12: (3000, 4000), 100: (8660, 11547)}
 PICTURE = (375, 500)  # of the folder
@@ -131,8 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json {options.json}: {options.json.parent} is not a directory")
     weights = ["--weights", options.weights] if options.weights else []
-    report: dict = {"device": f"{os.cpu_count()} cores, {platform.machine()}",
-                    "python": platform.python_version(), "rows": []}  # fmt: skip
+    report: dict = timing.device() | {"rows": []}
     print(f"{'megapixels':>10} {'format':>7} {'cold, s':>8} {'warm, s':>8} {'peak MiB':>9} "
           f"{'of them pixels':>15}")  # fmt: skip
     for megapixels in options.megapixels:

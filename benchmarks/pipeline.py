@@ -155,11 +155,12 @@ def main(argv: list[str] | None = None) -> int:
     config.use_compilation_cache()
     config.keep_memory()
     config.use_two_cores()
+    gpu = jax.default_backend() == "gpu"
     report = timing.device() | {
         "network": options.network,
         "width": options.width if options.network == "unet" else None,
         "size": options.size,
-        "dtype": options.dtype,
+        "dtype": options.dtype if options.dtype != "auto" else "bfloat16" if gpu else "float32",
         "rows": [],
     }
     print(f"{report['device']}, jax {jax.__version__}: {options.network} at {options.size}²")

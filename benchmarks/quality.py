@@ -8,9 +8,9 @@ share of pixels within an ab distance of 0…150, plain and weighted by the rari
 in this set. "explained" is the share of ab's variance over all pixels that a prediction accounts
 for: 1 for the truth, 0 for the best constant, below 0 for what errs more. Always beside the
 networks: grey; one constant ab, this set's mean; and the oracle, the true ab at a quarter of the
-size scaled back. Each network as `colorize.py` uses it; one that was calibrated also at given
-temperatures with saturation 1; and each with its chroma scaled so that its mean CF reaches shares
-of the truth's, since PSNR falls as colourfulness rises.
+size scaled back. Each network as `colorize.py` uses it; one with bins also at given temperatures
+with saturation 1, unless that is how it is used; and each with its chroma scaled so that its mean
+CF reaches shares of the truth's, since PSNR falls as colourfulness rises.
 """
 
 import argparse
@@ -216,7 +216,7 @@ def run(argv: list[str] | None) -> int:
         type=float,
         nargs="*",
         default=[1.0, 0.38],
-        help="to measure uncalibrated networks with bins at (default: 1 and Zhang's 0.38)",
+        help="to measure networks with bins at, too (default: 1 and Zhang's 0.38)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="a picture of the first "

@@ -25,6 +25,7 @@ from throughput import HEADS, settings_of
 from colorjax import adversarial, config, model, step
 
 APART = 0.1  # ‖bfloat16 − float32‖ / ‖float32‖ of a gradient: 8 bits, through a dozen layers
+NEAR = 0.02  # the same of the loss, a mean of many
 STEPS = 10
 
 
@@ -65,7 +66,11 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
     for _ in range(STEPS):
         state, metrics = train_step(half, state, images)
         losses.append(float(metrics["loss"]))
-    fine = apart < APART and bool(step.is_finite(state.params))
+    fine = (
+        apart < APART
+        and abs(float(loss16 - loss)) < NEAR * abs(float(loss))
+        and bool(step.is_finite(state.params))
+    )
     learnt = sum(losses[-3:]) < sum(losses[:3])  # each step crops anew
     fine = fine and (bool(step.is_finite(state.critic)) if gan else learnt)
     print(f"{preset:8} loss {float(loss):.5f} in float32, {float(loss16):.5f} in bfloat16; "

@@ -160,10 +160,11 @@ def sweep(
 ) -> None:
     """A row for each batch size; the last says so if memory ended."""
     peak = timing.PEAKS.get(jax.devices()[0].device_kind, {})
+    too_large = math.inf
     for batch in options.batches or [1 << power for power in range(20)]:
         devices = devices_for(mode, batch, options)
         chips = devices if jax.default_backend() == "gpu" else 1  # a CPU's devices share it
-        if batch % devices:
+        if batch % devices or batch >= too_large:
             continue
         row = {"preset": preset, "mode": mode, "size": size, "dtype": dtype, "batch": batch,
                "devices": devices}  # fmt: skip
@@ -175,7 +176,8 @@ def sweep(
             reason = "out of memory" if no_memory else str(error).splitlines()[0]
             keep(row | {"failed": reason})
             print(f"{label(row):40} {batch:>6}  {reason}", flush=True)
-            break
+            too_large = batch
+            continue
         pace = {name: round(batch / second, 2) for name, second in timing.spread(taken, 9).items()}
         median = timing.spread(taken, 9)["median"]
         rate = 1e9 * known["gflop_per_image"] * pace["median"] / chips
@@ -193,7 +195,7 @@ def sweep(
         show(row)
         keep(row)
         if median > options.longest:
-            break
+            too_large = batch
 
 
 def record(path: Path | None, report: dict, row: dict) -> None:
@@ -333,7 +335,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wrote {options.json}")
     if options.plot:
         try:
-            plot(options.plot, report["rows"], f"{about['device']}, jax {about['jax']}")
+            plot(
+                options.plot,
+                report["rows"],
+                f"{about['device']} ({about['machine']}), jax {about['jax']}",
+            )
             print(f"wrote {options.plot}")
         except ImportError:
             print("no plot: matplotlib is missing (pip install -e '.[plots]')", file=sys.stderr)

@@ -1,11 +1,13 @@
 """Timing, done the same way in every benchmark: in turn, on fresh random data, to the very end."""
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +52,18 @@ def device() -> dict:
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "jax": jax.__version__,
         "python": platform.python_version(),
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """Of the checkout that is measured, with "+" if it has changed since; "" outside of one."""
+    command = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        here = Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True,
+                              timeout=10).stdout.strip()  # fmt: skip
+    return ""
 
 
 def processor() -> str:

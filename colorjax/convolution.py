@@ -4,7 +4,8 @@ Pictures are `B H W C`, kernels `size size C features`; the result is `B ⌈H/st
 features`. On a CPU a 3×3 convolution of stride 1, where pictures and channels are many enough to
 pay for it, and its input gradient are Winograd's F(2×2, 3×3): four results of a tile for 16
 multiplications in place of 36 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-Networks"), equal up to rounding. On a GPU, and for other types than float32, XLA's stay.
+Networks"), equal up to rounding; so are kernel gradients on small pictures and where channels are
+gained. On a GPU, and for other types than float32, XLA's stay.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _PICTURE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))
+_FEW = 8  # features, of which nine copies are no more than the picture's channels
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -60,15 +62,16 @@ def _backward(stride, training, residuals, gradient):
     else:
         forward = partial(_by_phases if stride == 2 else plain, stride=stride)
         (x_gradient,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(gradient)
-        if stride == 1 and kernel.shape[0] == kernel.shape[1] == 3 and kernel.shape[3] <= 8:
-            return x_gradient, _kernel_gradient_of_few(x, gradient)
+        if stride == 1 and kernel.shape[0] == kernel.shape[1] == 3 and kernel.shape[3] <= _FEW:
+            return x_gradient, kernel_gradient_of_few(x, gradient)
     return x_gradient, plain_kernel_gradient(x, gradient, kernel.shape, stride)
 
 
 _on_cpu.defvjp(_forward, _backward)
 
 
-def _kernel_gradient_of_few(x, gradient):
+@jax.jit
+def kernel_gradient_of_few(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """By a 3×3 kernel of few features: one product with nine copies of the result's gradient.
 
     XLA's own goes over the picture, of many channels, as often.

@@ -5,9 +5,10 @@ import signal
 import tempfile
 
 # Before jax starts: packed photographs and compiled programs of the tests stay among the tests,
-# shared by the processes they start.
-_CACHE = tempfile.TemporaryDirectory(prefix="colorjax-tests-")
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# shared by pytest's workers and the processes they start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="colorjax-tests-")
+    os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # in subprocesses too: sums are split by it
 

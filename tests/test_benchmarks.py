@@ -1,5 +1,7 @@
 import importlib.util
 import json
+import subprocess
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pytest
 from conftest import picture, refused
 from PIL import Image
 
-from colorjax import checkpoint, color, model
+from colorjax import checkpoint, color, config, model
 from colorjax.model import NetworkConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -116,6 +118,28 @@ def test_options_are_checked_before_anything_is_measured(name, tmp_path, capsys)
     refused(capsys, main, [batch, "0"], f"{batch} 0", "1 or more")
     if name != "smoke":
         refused(capsys, main, ["--json", tmp_path / "nowhere/a.json"], "nowhere")
+
+
+def test_weights_are_made_by_runs_that_train_py_accepts(tmp_path):
+    weights = benchmark("weights")
+    options = SimpleNamespace(data="photos", out=tmp_path, minutes=60.0, init="", width=32,
+                              batch=128, seed=3)  # fmt: skip
+    said = [vars(config.train_parser().parse_args(words)) for words in weights.commands(options)]
+    runs = [config.resolve(given) for given in said]
+    assert [run.size for run in runs] == [64, 96, 128, 128]
+    assert [run.batch for run in runs] == [128, 56, 32, 32]
+    assert sum(run.minutes for run in runs) == 60
+    assert [run.adversarial for run in runs] == [0, 0, 0, 1]
+    assert [run.init for run in runs][0] == ""
+    for before, after in pairwise(runs):
+        assert after.init == str(Path(before.out, "weights.safetensors"))
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.sh")), ids=lambda path: path.name)
+def test_shell_scripts_are_whole_and_say_what_they_need(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    alone = subprocess.run(["bash", script], capture_output=True, text=True)
+    assert alone.returncode != 0 and alone.stderr.strip()
 
 
 def test_peers_compute_the_same():

@@ -54,13 +54,28 @@ def test_second_derivatives_and_batches_on_two_devices(devices):
     np.testing.assert_allclose(own, xlas, atol=1e-5 * float(jnp.abs(xlas).max()))
 
 
-def test_gradients_of_two_features_as_the_head_has_them():
+@pytest.mark.parametrize("features", [2, 8, 9])
+def test_gradients_of_few_features_as_the_head_has_them(features):
     random = np.random.default_rng(3)
     x, kernel, gradient = (
         jnp.asarray(random.standard_normal(shape, np.float32))
-        for shape in ((3, 14, 9, 32), (3, 3, 32, 2), (3, 14, 9, 2))
+        for shape in ((3, 14, 9, 32), (3, 3, 32, features), (3, 14, 9, features))
     )
-    own, xlas = (jax.vjp(lambda x, k, c=c: c(x, k, 1), x, kernel)[1](gradient)
-                 for c in (convolve, plain))  # fmt: skip
-    for a, b in zip(own, xlas, strict=True):
+
+    def gradients(convolution, x, kernel):
+        return jax.vjp(lambda x, k: convolution(x, k, 1), x, kernel)[1](gradient)
+
+    for a, b in zip(gradients(convolve, x, kernel), gradients(plain, x, kernel), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+    taken = str(jax.make_jaxpr(partial(gradients, convolve))(x, kernel))
+    assert ("kernel_gradient_of_few" in taken) == (features <= 8)
+
+
+@pytest.mark.parametrize("side, channels, features, winograds", [
+    (16, 32, 32, True), (32, 32, 32, False), (32, 32, 48, True), (64, 48, 32, False),
+])  # fmt: skip
+def test_kernel_gradients_are_winograds_where_that_is_faster(side, channels, features, winograds):
+    shapes = (4, side, side, channels), (3, 3, channels, features)
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    gradient = jax.grad(lambda x, k: convolve(x, k).sum(), argnums=1)
+    assert ("winograd_kernel_gradient" in str(jax.make_jaxpr(gradient)(x, kernel))) == winograds

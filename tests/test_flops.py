@@ -101,6 +101,9 @@ def test_convolutions_with_fewer_multiplications_count_as_plain_ones():
 
     own, plain = (flops.count(gradients(f), x, kernel) for f in (convolution.convolve, convolve))
     assert own.flops == plain.flops > 3 * 2 * 2 * 30 * 30 * 9 * 32 * 48
+    kernel = spec(3, 3, 32, 2)  # the head's
+    own, plain = (flops.count(gradients(f), x, kernel) for f in (convolution.convolve, convolve))
+    assert own.flops == plain.flops > 3 * 2 * 2 * 30 * 30 * 9 * 32 * 2
 
 
 def test_loops_conditions_and_inner_functions():

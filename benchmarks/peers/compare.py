@@ -2,13 +2,13 @@
 
     python benchmarks/peers/compare.py --batches 1 64 --json FILE
 
-Inference is lightness → ab; a training step is the forward pass, squared error on ab / 128, the
-gradients clipped to norm 1, AdamW and the moving average of the parameters, in both frameworks, on
-the same random batch. PyTorch has channels last, autocast for bfloat16, its fused optimiser, and
-runs both eager and compiled: network, loss and their gradient; clipping, optimiser and average
-stay its own fused operations, where ours is one program. Before anything is timed, both frameworks
-must give the same colours and the same loss from the same parameters. Zhang's network of 2016
-stands beside, for inference.
+Inference is lightness → ab, ours on one JAX device as in `colorize.py`; a training step is the
+forward pass, squared error on ab / 128, the gradients clipped to norm 1, AdamW and the moving
+average of the parameters, in both frameworks, on the same random batch. PyTorch has channels last,
+autocast for bfloat16, its fused optimiser, and runs both eager and compiled: network, loss and
+their gradient; clipping, optimiser and average stay its own fused operations, where ours is one
+program. Before anything is timed, both frameworks must give the same colours and the same loss from
+the same parameters. Zhang's network of 2016 stands beside, for inference.
 """
 
 import argparse
@@ -65,6 +65,7 @@ def ours(
         return (params, ema, moments), value
 
     whole, split = step.placement(devices)
+    alone = jax.device_put((params, lightness), jax.devices()[0])  # as `colorize.py` infers
     lightness, target = jax.device_put((lightness, target), split)
     params = jax.device_put(params, whole)
     copy = partial(jax.tree.map, jnp.copy)
@@ -72,7 +73,7 @@ def ours(
 
     def infer_run(count: int) -> None:
         for _ in range(count):
-            result = infer(params, lightness)
+            result = infer(*alone)
         jax.block_until_ready(result)
 
     def train_run(count: int) -> None:

@@ -1,0 +1,75 @@
+"""Make the default weights from a folder of photographs, or better ones in more time.
+
+    python benchmarks/weights.py --data DIR --out OUT --minutes 120
+
+Four runs of train.py, each from the weights of the one before: most passes small, fewer at 96 and
+at 128 pixels, and last, at 128, some beside a critic. Interrupted, the same command goes on where
+it was. Minutes are those of training steps: packing the photographs three times, of which the largest
+takes 62 KB a photograph, and compiling come on top. A stage ends early when a third of its
+validations brought nothing. Photographs of fewer than 72 pixels a side are left out at 128.
+
+OUT then holds a run directory a stage, and `colorjax.safetensors`: the last one's weights as
+float16. To go on from finished ones, name them by `--init`, and another OUT. On a GPU, say,
+`--minutes 15 --width 64 --batch 512`.
+"""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
+
+import train
+from colorjax import checkpoint, model
+
+# Name, share of the minutes, pixels a side, highest learning rate (the critic's phase has its own).
+STAGES = (("64", 0.5, 64, 2e-3), ("96", 0.2, 96, 1.5e-3), ("128", 0.25, 128, 1e-3),
+          ("gan", 0.05, 128, None))  # fmt: skip
+PATIENCE = 7  # of 20 validations
+
+
+def commands(options: argparse.Namespace) -> list[list[str]]:
+    """What train.py is told, a list of words for each stage."""
+    found, start = [], options.init
+    for name, share, size, lr in STAGES:
+        batch = max(8, round(options.batch * (64 / size) ** 2 / 8) * 8)  # as many pixels
+        argv = ["--data", options.data, "--out", str(options.out / name), "--size", str(size),
+                "--minutes", f"{share * options.minutes:g}", "--batch", str(batch),
+                "--width", str(options.width), "--seed", str(options.seed)]  # fmt: skip
+        argv += ["--preset", "gan", "--patience", "0"] if lr is None else [
+            "--lr", str(lr), "--patience", str(PATIENCE), "--colorfulness", "0"]  # fmt: skip
+        found.append(argv + (["--init", str(start)] if start else []))
+        start = options.out / name / "weights.safetensors"
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train stage by stage; the exit status of the first that fails."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("--data", required=True, metavar="DIR", help="colour photographs")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="run directories")
+    parser.add_argument("--minutes", required=True, type=float, help="of training, all together")
+    parser.add_argument("--init", default="", metavar="FILE", help="weights to start from")
+    parser.add_argument("--width", type=int, default=48, help="of the network (default: 48)")
+    parser.add_argument("--batch", type=int, default=128, help="at 64 pixels (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for command in commands(options):
+        run = Path(command[command.index("--out") + 1])
+        print(f"== {run}", flush=True)
+        if status := train.main(command + ["--resume"] * (run / "config.json").exists()):
+            return status
+    last, path = options.out / STAGES[-1][0], options.out / "colorjax.safetensors"
+    header, summary = checkpoint.read_header(last / "weights.safetensors")
+    shapes = model.shapes(model.NetworkConfig(**header))
+    params = checkpoint.load_weights(last / "weights.safetensors", shapes)
+    checkpoint.save_weights(path, params, header, summary, "float16")
+    print(f"wrote {path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
