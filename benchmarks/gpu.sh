@@ -13,10 +13,11 @@ mkdir -p "${1:?usage: benchmarks/gpu.sh OUT}" && out=$(cd "$1" && pwd) || exit 1
 python=${PYTHON:-python3} failed=()
 rm -f "$out"/{throughput,peers,pipeline}.json "$out/log.txt"
 cd "$(dirname "$0")/.." || exit 1
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} # one, whatever is there
 
 part() { # name, seconds, command…
   local name=$1 limit=$2 start=$SECONDS
+  [ -z "${QUICK:-}" ] || limit=$((4 * limit)) # a CPU compiles slowly
   shift 2
   echo "== $name"
   timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$out/log.txt"

@@ -172,10 +172,8 @@ def sweep(
             run, known = case(preset, mode, size, dtype, batch, options)
             taken = timing.in_turn({"": run}, options.seconds, options.repeats)[""]
         except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
-            no_memory = isinstance(error, OutOfMemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-            reason = "out of memory" if no_memory else str(error).splitlines()[0]
-            keep(row | {"failed": reason})
-            print(f"{label(row):40} {batch:>6}  {reason}", flush=True)
+            keep(row | {"failed": reason(error)})
+            print(f"{label(row):40} {batch:>6}  {reason(error)}", flush=True)
             too_large = batch
             continue
         pace = {name: round(batch / second, 2) for name, second in timing.spread(taken, 9).items()}
@@ -196,6 +194,12 @@ def sweep(
         keep(row)
         if median > options.longest:
             too_large = batch
+
+
+def reason(error: Exception) -> str:
+    """Why a device failed, in a line."""
+    no_memory = isinstance(error, OutOfMemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return "out of memory" if no_memory else str(error).splitlines()[0]
 
 
 def record(path: Path | None, report: dict, row: dict) -> None:
@@ -220,15 +224,22 @@ def show(row: dict) -> None:
           flush=True)  # fmt: skip
 
 
-def objectives(options: argparse.Namespace) -> dict:
-    """How long a vivid step takes beside one on squared error; an adversarial one beside it."""
+def objectives(options: argparse.Namespace) -> dict | None:
+    """How long a vivid step takes beside one on squared error; an adversarial one beside it.
+
+    None if the device has no memory for that, which is said.
+    """
     batch, size = options.objectives_batch, options.sizes[0]
     cases = {"unet": ("unet", None), "vivid": ("vivid", None), "gan": ("gan", 1), "r1": ("gan", 0)}
-    runs = {
-        name: case(preset, "train", size, options.dtypes[0], batch, options, at)[0]
-        for name, (preset, at) in cases.items()
-    }
-    taken = timing.in_turn(runs, 5 * options.seconds, max(7, options.repeats))
+    try:
+        runs = {
+            name: case(preset, "train", size, options.dtypes[0], batch, options, at)[0]
+            for name, (preset, at) in cases.items()
+        }
+        taken = timing.in_turn(runs, 5 * options.seconds, max(7, options.repeats))
+    except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
+        print(f"\nobjectives, batch {batch}: {reason(error)}", flush=True)
+        return None
     every = adversarial.R1_INTERVAL
     penalised = taken.pop("r1")
     taken["gan"] = [
@@ -320,8 +331,8 @@ def main(argv: list[str] | None = None) -> int:
                 for dtype in options.dtypes:
                     keep = partial(record, options.json, report)
                     sweep(preset, mode, size, dtype, ceilings[dtype], options, keep)
-    if options.objectives_batch:
-        report["objectives"] = row = objectives(options)
+    if options.objectives_batch and (row := objectives(options)):
+        report["objectives"] = row
         print(f"\nat batch {row['batch']}, {row['size']}²:")
         for name, base, ratio in (
             ("vivid", "squared error", row["vivid_to_mse"]),

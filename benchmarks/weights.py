@@ -4,9 +4,9 @@
 
 Four runs of train.py, each from the weights of the one before: most passes small, fewer at 96 and
 at 128 pixels, and last, at 128, some beside a critic. Interrupted, the same command goes on where
-it was. Minutes are those of training steps: packing the photographs three times, of which the largest
-takes 62 KB a photograph, and compiling come on top. A stage ends early when a third of its
-validations brought nothing. Photographs of fewer than 72 pixels a side are left out at 128.
+it was. Minutes are those of training steps: packing the photographs three times, 62 KB each at the
+largest, and compiling come on top. A stage ends early when a third of its validations brought
+nothing. Photographs of fewer than 72 pixels a side are left out at 128.
 
 OUT then holds a run directory a stage, and `colorjax.safetensors`: the last one's weights as
 float16. To go on from finished ones, name them by `--init`, and another OUT. On a GPU, say,
