@@ -186,7 +186,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "48fb8971cec271f94aa895587914700b3a8b1fb0838f8f8cb67c952169e6128d"
+SHA256 = "1d7f82f5878f9dda15b9b07fd34ebf713425e6180e0a50e8d883be4694c0b8be"
 
 
 def test_default_weights_are_the_ones_described():

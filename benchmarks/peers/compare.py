@@ -138,7 +138,8 @@ def theirs(network: torch.nn.Module, dtype: str, compiled: bool, lightness, targ
             objective().backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-            torch._foreach_lerp_(average, [p.detach() for p in network.parameters()], 0.001)
+            now = [p.detach() for p in network.parameters()]
+            torch._foreach_lerp_(average, now, 0.001)  # pyright: ignore[reportPrivateImportUsage]
         wait()
 
     colours = infer().permute(0, 2, 3, 1).cpu().numpy()
