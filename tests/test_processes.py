@@ -16,8 +16,9 @@ import train
 from colorjax import batches, step
 
 ROOT = Path(__file__).parent.parent
+# By AdamW: Muon makes the smallest parts of a gradient as large as the others, rounding included.
 COMMON = ["--preset", "unet", "--width", "16", "--size", "32", "--batch", "8", "--steps", "6",
-          "--validate-every", "3"]  # fmt: skip
+          "--validate-every", "3", "--optimizer", "adamw"]  # fmt: skip
 
 
 def free_port():
