@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.quick:
         options.sizes, options.dtypes, options.batches = [64], ["float32"], [1, 8]
         options.width, options.seconds, options.repeats = 16, 0.5, 3
-        options.objectives_batch = 8
+        options.objectives_batch = 0
     timing.check(parser, options)
     config.keep_memory()
     config.use_two_cores()  # and no cache of compiled programs: how long that takes is reported
