@@ -158,7 +158,7 @@ def sweep(
     options: argparse.Namespace,
     keep: Callable[[dict], None],
 ) -> None:
-    """A row for each batch size; the last says so if memory ended."""
+    """A row for each batch size; one says so where memory ended, and larger ones are left out."""
     peak = timing.PEAKS.get(jax.devices()[0].device_kind, {})
     too_large = math.inf
     for batch in options.batches or [1 << power for power in range(20)]:

@@ -20,7 +20,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _PICTURE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))
-_FEW = 8  # features, of which nine copies are no more than the picture's channels
+_FEW = 8  # features at most, for copies of their gradient to be cheap
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
