@@ -41,6 +41,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, metavar="T", help="of the annealed mean: 1 is "
                         "the mean of the likely colours, less is bolder (default: as the weights "
                         "say)")  # fmt: skip
+    parser.add_argument("--rarity", type=float, metavar="POWER", help="more makes rare colours "
+                        "likelier, below 0 common ones: the power of the weights that they had in "
+                        "training (default: as the weights say)")  # fmt: skip
     parser.add_argument("--saturation", type=float, metavar="FACTOR", help="factor on the colours "
                         "(default: as the weights say)")  # fmt: skip
     parser.add_argument("--confidence", metavar="FILE", help="also write a grey picture of how "
@@ -61,7 +64,7 @@ def check(options: argparse.Namespace) -> None:
     """The numbers of the command line: ConfigError names the one that is out of range."""
     for name, low, high in (
         ("quality", 1, 100), ("max_megapixels", 1e-6, 1e6), ("working_size", 16, 2048),
-        ("temperature", 0.01, 100), ("saturation", 0, 100), ("crf", 0, 51),
+        ("temperature", 0.01, 100), ("saturation", 0, 100), ("rarity", -4, 4), ("crf", 0, 51),
     ):  # fmt: skip
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
@@ -190,9 +193,8 @@ def film(options: argparse.Namespace, source: Path, target: Path) -> int:
 def load(options: argparse.Namespace) -> Colorizer:
     """The network that the command line asks for."""
     config.use_compilation_cache()
-    return Colorizer.load(
-        options.weights, options.working_size, options.temperature, options.saturation
-    )
+    return Colorizer.load(options.weights, options.working_size, options.temperature,
+                          options.saturation, options.rarity)  # fmt: skip
 
 
 def run(argv: list[str] | None) -> int:

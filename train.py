@@ -135,6 +135,7 @@ def validate(run: Run, done: int, text: str) -> float:
             "batch": run.settings.batch, "step": done, "seed": run.settings.seed,
             "photographs": len(run.rows), "fine_tuned": bool(run.settings.init),
             **figures, "validation_photographs": run.validation.count,
+            "rarity_weights": [float(f"{w:.4g}") for w in processes.own(run.state.rarity)],
         }  # fmt: skip
         checkpoint.save_weights(run.out / "weights.safetensors", ema,
                                 dataclasses.asdict(run.config.network), summary)  # fmt: skip

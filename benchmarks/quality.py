@@ -9,8 +9,9 @@ in this set. "explained" is the share of ab's variance over all pixels that a pr
 for: 1 for the truth, 0 for the best constant, below 0 for what errs more. Always beside the
 networks: grey; one constant ab, this set's mean; and the oracle, the true ab at a quarter of the
 size scaled back. Each network as `colorize.py` uses it; one with bins also at given temperatures
-with saturation 1, unless that is how it is used; and each with its chroma scaled so that its mean
-CF reaches shares of the truth's, since PSNR falls as colourfulness rises.
+as predicted, with saturation 1 and rarity 0, unless that is how it is used; and each with its
+chroma scaled so that its mean CF reaches shares of the truth's, since PSNR falls as colourfulness
+rises.
 """
 
 import argparse
@@ -237,13 +238,21 @@ def run(argv: list[str] | None) -> int:
     for path, name in names(options.weights):
         for size in options.working_size or [None]:
             named = f"{name} at {size}" if len(options.working_size) > 1 else name
-            networks[named] = loaded = Colorizer.load(path, size)
+            loaded = Colorizer.load(path, size)
+            rarity = checkpoint.read_header(path or DEFAULT_WEIGHTS)[1].get("rarity", 0)
+            plain = loaded.temperature if (loaded.saturation, rarity) == (1, 0) else None
+            bins = loaded.network.head == "bins"
+            networks[named] = {named: loaded} | {
+                f"{named}, T {t:g}": Colorizer.load(path, size, t, 1, 0)
+                for t in options.temperatures if bins and t != plain
+            }  # fmt: skip
             content = Path(path or DEFAULT_WEIGHTS).read_bytes()
             used[named] = {
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "working_size": loaded.working_size,
-                "temperature": loaded.temperature if loaded.network.head == "bins" else None,
+                "temperature": loaded.temperature if bins else None,
                 "saturation": loaded.saturation,
+                "rarity": rarity,
             }
     images = load(options.data, options.size)
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
@@ -270,17 +279,11 @@ def run(argv: list[str] | None) -> int:
                          ("oracle at a quarter", oracle)):  # fmt: skip
         row(name, np.concatenate([answer(batch) for batch in batches]))
     shown = []
-    for name, colorizer in networks.items():
-        answers = {name: colorizer}
-        if colorizer.network.head == "bins":
-            about = colorizer.params, colorizer.network, colorizer.working_size
-            known = colorizer.temperature if colorizer.saturation == 1 else None
-            answers |= {f"{name}, T {t:g}": Colorizer(*about, t)
-                        for t in options.temperatures if t != known}  # fmt: skip
+    for name, answers in networks.items():
         for named, answer in answers.items():
             predictions = np.concatenate([network(answer)(batch) for batch in batches])
             row(named, predictions)
-            if options.gallery and answer is colorizer:
+            if options.gallery and named == name:
                 shown.append(predictions)
             for share in options.shares:
                 factor = factor_for(predictions, images, share * cf_truth)

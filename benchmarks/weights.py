@@ -14,6 +14,7 @@ float16. To go on from finished ones, name them by `--init`, and another OUT. On
 """
 
 import argparse
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -65,9 +66,8 @@ def main(argv: list[str] | None = None) -> int:
             return status
     last = options.out / str(STAGES[-1][0]) / "weights.safetensors"
     path = options.out / "colorjax.safetensors"
-    header, summary = checkpoint.read_header(last)
-    params = checkpoint.load_weights(last, model.shapes(model.NetworkConfig(**header)))
-    checkpoint.save_weights(path, params, header, summary, "float16")
+    params, network, summary = model.load(last)
+    checkpoint.save_weights(path, params, dataclasses.asdict(network), summary, "float16")
     print(f"wrote {path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
     return 0
 

@@ -134,6 +134,7 @@ class Colorizer:
         working_size: int | None = None,
         temperature: float | None = None,
         saturation: float | None = None,
+        rarity: float | None = None,
     ) -> "Colorizer":
         """Read a file of weights, those that come with the package unless another is named.
 
@@ -143,30 +144,29 @@ class Colorizer:
                 trained at: in training the network saw crops, so things were larger.
             temperature: see `__init__`; as calibrated after training unless given.
             saturation: likewise.
+            rarity: likewise; a power of the weights of rare colours in training, that multiplies
+                their probabilities (`palette.favoured`); 0 leaves them as predicted.
 
         Raises:
-            checkpoint.WeightsError: the file is not one of this project's weights.
-            ValueError: a number is out of range, or a temperature is given to weights that
-                have no bins.
+            checkpoint.WeightsError: the file is no such weights, or lacks bins that are needed.
         """
         path = Path(DEFAULT_WEIGHTS if weights is None else weights)
-        header, summary = checkpoint.read_header(path)
+        params, network, summary = model.load(path)
+        if network.head == "ab" and (temperature, rarity) != (None, None):
+            raise checkpoint.WeightsError(f"{path} has no bins, hence no temperature or rarity to "
+                                          "set: its network predicts ab itself")  # fmt: skip
+        rarity = summary.get("rarity", 0.0) if rarity is None else rarity
+        if rarity and "rarity_weights" not in summary:
+            raise checkpoint.WeightsError(f"{path} does not say how rare colours were weighted in "
+                                          "training, hence no rarity to set")  # fmt: skip
         try:
-            network = NetworkConfig(**header)
-        except (TypeError, ValueError) as error:
-            raise checkpoint.WeightsError(f"{path} holds another network: {error}") from None
-        if temperature is not None and network.head == "ab":
-            raise checkpoint.WeightsError(f"{path} has no bins, hence no temperature to set: its "
-                                          "network predicts ab itself")  # fmt: skip
-        params = checkpoint.load_weights(path, model.shapes(network))
-        try:
-            return cls(
-                params,
-                network,
-                3 * summary.get("size", 64) // 2 if working_size is None else working_size,
-                summary.get("temperature", 1.0) if temperature is None else temperature,
-                summary.get("saturation", 1.0) if saturation is None else saturation,
-            )
+            if rarity:
+                weighted = jnp.asarray(summary["rarity_weights"], jnp.float32)
+                params["head"]["bias"] = palette.favoured(params["head"]["bias"], weighted, rarity)
+            return cls(params, network,
+                       3 * summary.get("size", 64) // 2 if working_size is None else working_size,
+                       summary.get("temperature", 1.0) if temperature is None else temperature,
+                       summary.get("saturation", 1.0) if saturation is None else saturation)  # fmt: skip
         except (TypeError, ValueError) as error:
             raise checkpoint.WeightsError(f"{path}: {error}") from None
 

@@ -8,6 +8,7 @@ result depends on that picture alone.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from colorjax import checkpoint
 from colorjax.layers import Conv, GlobalContext, GroupNorm, ResidualBlock, space_to_depth, upsample
 
 Params = dict[str, Any]
@@ -210,6 +212,20 @@ def init(seed: int, config: NetworkConfig, critic: bool = False) -> Params:
     """
     network = _build(config, np.random.default_rng(seed), critic)
     return nnx.to_pure_dict(nnx.split(network, nnx.Param)[1])
+
+
+def load(path: str | Path) -> tuple[Params, NetworkConfig, dict[str, Any]]:
+    """What a file of weights holds: parameters, their network, and how they were trained.
+
+    Raises:
+        checkpoint.WeightsError: the file is not one of this project's weights.
+    """
+    header, summary = checkpoint.read_header(path)
+    try:
+        config = NetworkConfig(**header)
+    except (TypeError, ValueError) as error:
+        raise checkpoint.WeightsError(f"{path} holds another network: {error}") from None
+    return checkpoint.load_weights(path, shapes(config)), config, summary
 
 
 def apply(

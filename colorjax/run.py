@@ -36,11 +36,7 @@ def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...
     """The parameters that `--init` names, and the labels they know."""
     if not settings.init:
         return None
-    header, _ = checkpoint.read_header(settings.init)
-    try:
-        network = model.NetworkConfig(**header)
-    except (TypeError, ValueError) as error:
-        raise checkpoint.WeightsError(f"{settings.init} holds another network: {error}") from None
+    params, network, _ = model.load(settings.init)
     wanted = settings.network_config
     if dataclasses.replace(network, labels=()) != wanted:
         held, asked = (
@@ -48,7 +44,7 @@ def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...
         )
         raise ConfigError(f"--init {settings.init} holds {held}, and this run trains {asked}: set "
                           "--network, --width and --head accordingly")  # fmt: skip
-    return checkpoint.load_weights(settings.init, model.shapes(network)), network.labels
+    return params, network.labels
 
 
 def with_labels(

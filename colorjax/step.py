@@ -223,14 +223,14 @@ def centre_crops(images: Array, size: int) -> jax.Array:
 
 @partial(jax.jit, static_argnums=0)
 def evaluate(
-    config: StepConfig, params: Params, rarity: jax.Array, images: Array, temperatures: Array
+    config: StepConfig, params: Params, rarity: jax.Array, images: Array, powers: Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """What the network makes of the centre crops of `B S S 3` uint8 pictures.
 
     Returns:
-        Each picture's loss `B`; its ab `T B h w 2`, one for each of `T` temperatures of the
-        annealed mean (a network without bins has one answer to all); and the number of its most
-        likely label `B`, None from a network without labels.
+        Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the rarity
+        weights that probabilities are multiplied by (a network without bins has one answer to
+        all); and the number of its most likely label `B`, None from a network without labels.
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
@@ -238,9 +238,9 @@ def evaluate(
     label = None if said is None else said.argmax(-1)
     losses = colour_loss(config, output, reduced(config, lightness, rgb)[..., 1:], rarity)
     if config.network.head == "ab":
-        return losses, jnp.stack([output] * len(temperatures)), label
-    ab = jax.vmap(palette.annealed_mean, (None, 0))(output, jnp.asarray(temperatures))
-    return losses, ab, label
+        return losses, jnp.stack([output] * len(powers)), label
+    favoured = jax.vmap(palette.favoured, (None, None, 0))(output, rarity, jnp.asarray(powers))
+    return losses, palette.annealed_mean(favoured), label
 
 
 @partial(jax.jit, static_argnums=0)

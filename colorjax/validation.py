@@ -14,9 +14,9 @@ from colorjax.color import Array
 from colorjax.data import Pool
 from colorjax.model import Params
 
-# Of the annealed mean, to choose among. Sharper still gains colour only by patches of wrong ones.
-TEMPERATURES = (1.0, 0.8, 0.6, 0.45, 0.3)
-# What a lower temperature must gain, in dB: it costs rare colours, and less is chance.
+# Powers of the rarity weights that the network's probabilities are multiplied by, to choose among.
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# What rare colours may cost at the colourfulness wanted, in dB.
 _WORTH = 0.05
 MOST_SATURATION = 4.0
 # In points of AuC. At 10, multiplying the colours by 1.6 would count as better by more than
@@ -34,8 +34,8 @@ class Measured:
     psnr: float  # of the colours as predicted
     psnr_calibrated: float  # at the share of the truth's colourfulness that was asked for
     colorfulness: float  # of the colours as predicted, as a share of the truth's
-    temperature: float  # these two reach the share asked for
-    saturation: float
+    rarity: float  # these two reach the share asked for: a power of the rarity weights,
+    saturation: float  # and a factor on the colours
     auc: float  # of the colours as predicted, in %, at the network's output size
     label_accuracy: float | None  # share of the labelled ones whose label is found
     label_chance: float | None  # of always saying the most frequent one
@@ -101,11 +101,11 @@ class Validation:
         self.psnr_constant = self._psnr(np.reshape(constant_ab, (1, 1, 1, 2)))
 
     def predict(self, params: Params) -> tuple[float, np.ndarray, np.ndarray | None]:
-        """The objective's mean, ab `T N h w 2` for each of the temperatures, and labels `N`."""
-        bins = self._config.network.head == "bins"
-        temperatures = np.array(TEMPERATURES if bins else TEMPERATURES[:1], np.float32)
+        """The objective's mean, ab `K N h w 2` for each of the powers, and labels `N`."""
+        favours = self._share and self._config.network.head == "bins"
+        powers = np.array(POWERS if favours else (0.0,), np.float32)
         parts = [
-            jax.device_get(step.evaluate(self._config, params, self._rarity, images, temperatures))
+            jax.device_get(step.evaluate(self._config, params, self._rarity, images, powers))
             for images in self._batches
         ]
         losses = np.concatenate([part[0] for part in parts])[: self.count]
@@ -123,8 +123,8 @@ class Validation:
         loss, ab, labels = self.predict(params)
         if not (np.isfinite(loss) and np.isfinite(ab).all()):
             raise FloatingPointError("the network's colours are not finite")
-        temperature, saturation = self._calibrate(ab) if self._share else (0, 1.0)
-        calibrated = saturation * ab[temperature]
+        power, saturation = self._calibrate(ab) if self._share else (0, 1.0)
+        calibrated = saturation * ab[power]
         shown = self._coloured(self.truth[:samples], calibrated[:samples])
         return Measured(
             samples=np.asarray(shown),
@@ -132,7 +132,7 @@ class Validation:
             psnr=self._psnr(ab[0]),
             psnr_calibrated=self._psnr(calibrated) if self._share else self._psnr(ab[0]),
             colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth()),
-            temperature=TEMPERATURES[temperature],
+            rarity=POWERS[power],
             saturation=saturation,
             auc=float(metrics.auc(_distances(self._small, ab[0]))),
             **self._labelled(labels),
@@ -153,12 +153,12 @@ class Validation:
         return max(_colorfulness(self._small, self._small[..., 1:], 1.0), 1e-3)
 
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
-        """The temperature, and saturation for it, of little error at the colourfulness wanted.
+        """The power, and saturation for it, that favours rare colours at no more than 0.05 dB.
 
-        It is the highest temperature whose error is within 0.05 dB of the least, among those that
-        reach the colourfulness. Saturation is found by bisection of the mean absolute
-        colourfulness, at the network's output size; it stays within 4, which a network that knows
-        nothing yet would exceed: if all do, the lowest temperature comes nearest.
+        It is the highest whose error at the colourfulness wanted is as near as that to the least
+        of all. Saturation is found by bisection of the mean absolute colourfulness, at the
+        network's output size; it stays within 4, which a network that knows nothing yet would
+        exceed: with all powers, the answer is then the first.
         """
         wanted, found = self._share * self._cf_truth(), []
         for index, answer in enumerate(ab):
@@ -170,9 +170,9 @@ class Validation:
             if high < MOST_SATURATION:
                 found.append((float(_error(self._small, answer, high)), index, high))
         if not found:
-            return len(ab) - 1, MOST_SATURATION
+            return 0, MOST_SATURATION
         least = min(found)[0]
-        return next((index, high) for error, index, high in found if error <= least + _WORTH)
+        return max((index, high) for error, index, high in found if error <= least + _WORTH)
 
     def _coloured(self, truth: Array, ab: Array) -> jax.Array:
         lightness = color.lightness(jnp.asarray(truth))

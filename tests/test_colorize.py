@@ -87,7 +87,7 @@ def test_confidence_is_written_beside_the_picture(grey, tmp_path, capsys):
     header = {"kind": "unet", "width": 16, "head": "bins"}
     checkpoint.save_weights(path, model.init(0, NetworkConfig(**header)), header, {"size": 32})
     argv = [grey, out, "--weights", path, "--confidence", map_]
-    assert run(*argv, "--temperature", "0.5", "--saturation", "1.2") == 0
+    assert run(*argv, "--temperature", "0.5", "--saturation", "1.2", "--rarity", "0") == 0
     assert f"wrote {map_}" in capsys.readouterr().out
     with Image.open(map_) as image:
         assert image.mode == "L" and image.size == (70, 50)
@@ -139,6 +139,9 @@ def test_bad_input_gets_a_sentence_and_writes_nothing(grey, tmp_path, capsys):
         ([grey, out, "--temperature", "-1"], ["--temperature -1"]),
         ([grey, out, "--saturation", "-0.1"], ["--saturation -0.1"]),
         ([grey, out, "--temperature", "1", "--weights", regressing], ["no bins"]),
+        ([grey, out, "--rarity", "0.5", "--weights", regressing], ["no bins"]),
+        ([grey, out, "--rarity", "nan"], ["--rarity nan"]),
+        ([grey, out, "--rarity", "5", "--weights", regressing], ["--rarity 5"]),
         ([grey, out, "--confidence", tmp_path / "c.png", "--weights", regressing], ["no bins"]),
         ([grey, out, "--confidence", grey, "--overwrite"], ["is the input"]),
         ([grey, out, "--confidence", tmp_path / "sub/../out.png"], ["is the output"]),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from colorjax import Colorizer, checkpoint, color, colorizer, model
+from colorjax import Colorizer, checkpoint, color, colorizer, model, palette
 from colorjax.model import NetworkConfig
 
 
@@ -166,10 +166,29 @@ def test_what_the_weights_say_is_used_unless_another_is_given(bins, tmp_path):
     )
     given = Colorizer.load(path, temperature=0.9, saturation=0.1)
     assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 48)
-    for damaged in ({"temperature": -1}, {"saturation": "much"}, {"size": 3.5}):
+    for damaged in ({"temperature": -1}, {"saturation": "much"}, {"size": 3.5}, {"size": "large"},
+                    {"rarity": 1}, {"rarity": 1, "rarity_weights": [1.0, 2.0]},
+                    {"rarity": "much", "rarity_weights": [1.0] * 261}):  # fmt: skip
         checkpoint.save_weights(path, params, header, summary | damaged)
         with pytest.raises(checkpoint.WeightsError, match="w.safetensors"):
             Colorizer.load(path)
+
+
+def test_rarity_makes_the_colours_that_were_weighted_likelier(bins, tmp_path):
+    params, network = bins
+    path, image = tmp_path / "w.safetensors", picture(0, 40, 50)[..., 0]
+    weights = [1.0 + 4 * (a >= 30) for a, _ in palette.bins()]  # reds were the rare ones
+    header, summary = {"kind": "unet", "width": 16, "head": "bins"}, {"rarity_weights": weights}
+    checkpoint.save_weights(path, params, header, summary)
+    plain, red, green = (
+        Colorizer.load(path, rarity=rarity)(image).astype(int) for rarity in (None, 1, -1)
+    )
+    np.testing.assert_array_equal(plain, Colorizer(params, network, 96)(image))
+    redness = [(rgb[..., 0] - rgb[..., 1]).mean() for rgb in (green, plain, red)]
+    assert redness[0] + 5 < redness[1] < redness[2] - 5
+    checkpoint.save_weights(path, params, header, summary | {"rarity": 1})
+    np.testing.assert_array_equal(Colorizer.load(path)(image), red)
+    np.testing.assert_array_equal(Colorizer.load(path, rarity=0)(image), plain)
 
 
 def test_confidence_is_high_where_one_bin_stands_out(bins):

@@ -157,6 +157,16 @@ def test_rarity_weights_by_hand():
     )
 
 
+def test_favoured_multiplies_probabilities_by_a_power_of_the_weights():
+    logits = np.random.default_rng(0).standard_normal((2, 3, 261)).astype(np.float32)
+    weights = palette.rarity_weights(one_bin(0, 0, 3) + one_bin(60, 0))
+    share = np.exp(logits) * np.asarray(weights) ** 1.5
+    expected = share / share.sum(axis=-1, keepdims=True)
+    found = jax.nn.softmax(palette.favoured(logits, weights, 1.5))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_array_equal(palette.favoured(logits, weights, 0.0), logits)
+
+
 @pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
 def test_rarity_weights_are_1_in_the_mean_and_finite(mix):
     ab = colours()

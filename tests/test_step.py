@@ -81,7 +81,7 @@ def test_ema_forgets_its_start():
 
 def test_prediction_keeps_lightness():
     state, _ = run(CONFIG, 10, photographs())
-    losses, ab, _ = step.evaluate(CONFIG, state.params, state.rarity, photographs(), np.ones(1))
+    losses, ab, _ = step.evaluate(CONFIG, state.params, state.rarity, photographs(), np.zeros(1))
     assert losses.shape == (8,) and ab.shape == (1, 8, 8, 8, 2)
     truth = step.centre_crops(photographs(), CONFIG.size)
     prediction = step.colour_up(color.lightness(truth), ab[0])
@@ -97,12 +97,12 @@ def vivid_state(images):
 def test_vivid_begins_with_the_frequencies_and_learns():
     images = photographs()
     state = vivid_state(images)
-    start, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
+    start, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([0, 1]))
     assert ab.shape == (2, 8, 8, 8, 2) and np.ptp(ab[0], (0, 1, 2)).max() < 1e-3  # one colour yet
     state, _ = run(VIVID, 60, images, state=state)
-    end, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([1, 0.3]))
+    end, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([0, 1]))
     assert end.mean() < 0.8 * start.mean()
-    # What is learnt is where which colour is; a lower temperature is bolder.
+    # What is learnt is where which colour is; favouring rare colours is bolder.
     truth = step.reduced_truth(VIVID, images)[..., 1:]
     mean = truth.mean((0, 1, 2))
     assert jnp.abs(ab[0] - truth).mean() < 0.8 * jnp.abs(mean - truth).mean()

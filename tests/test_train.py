@@ -89,16 +89,16 @@ def test_samples_show_grey_prediction_and_truth(whole):
 
 
 def test_weights_carry_their_calibration(whole):
-    """Temperature and saturation bring the validation photographs to the share asked for."""
+    """Rarity and saturation bring the validation photographs to the share asked for."""
     _, summary = checkpoint.read_header(whole / "weights.safetensors")
     best = min((line for line in log(whole) if "psnr" in line), key=lambda x: x["validation_loss"])
-    for name in ("temperature", "saturation", "psnr", "psnr_calibrated", "colorfulness"):
+    for name in ("rarity", "saturation", "psnr", "psnr_calibrated", "colorfulness"):
         assert summary[name] == best[name]
-    assert summary["temperature"] in validation.TEMPERATURES and summary["saturation"] > 0
+    assert summary["rarity"] in validation.POWERS and summary["saturation"] > 0
+    weights = np.array(summary["rarity_weights"])
+    assert weights.shape == (261,) and weights.min() > 0 and np.ptp(weights) > 0.1
     loaded = Colorizer.load(whole / "weights.safetensors")
-    assert (loaded.temperature, loaded.saturation) == (
-        summary["temperature"], summary["saturation"]
-    )  # fmt: skip
+    assert (loaded.temperature, loaded.saturation) == (1, summary["saturation"])
 
 
 def test_the_papers_preset_regresses(photographs, tmp_path, capsys):

@@ -51,7 +51,7 @@ def test_a_new_network_answers_as_grey_does(pool):
     measured = held_out.measure(model.init(0, CONFIG.network), samples=2)
     assert measured.psnr == pytest.approx(held_out.psnr_grey, abs=0.01)
     assert measured.colorfulness < 0.02 and measured.samples.shape == (2, 32, 32, 3)
-    assert measured.saturation == measured.temperature == 1
+    assert (measured.saturation, measured.rarity) == (1, 0)
     assert "samples" not in measured.figures() and measured.figures()["saturation"] == 1
 
 
@@ -73,27 +73,27 @@ def test_calibration_reaches_the_share_asked_for(pool, share, monkeypatch):
     assert better == (share > 0.4)  # nearer to the truth is better, and away from it worse
 
 
-@pytest.mark.parametrize("noise, chosen", [(11.95, 1.0), (9.0, 0.8)])
-def test_a_lower_temperature_must_be_worth_it(pool, noise, chosen, monkeypatch):
+@pytest.mark.parametrize("noise, chosen", [((12, 12.05, 12.05, 15), 2), ((12, 9, 12, 12), 1)])
+def test_rare_colours_are_favoured_as_far_as_it_costs_little(pool, noise, chosen, monkeypatch):
     held_out = make(pool, 1.0)
     truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
     wrong = np.random.default_rng(0).standard_normal(truth.shape)
-    answers = np.stack([truth + 12 * wrong, truth + noise * wrong])
+    answers = np.stack([truth + each * wrong for each in noise])
     monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers, None))
-    assert held_out.measure({}).temperature == chosen
+    assert held_out.measure({}).rarity == validation.POWERS[chosen]
 
 
-def test_a_temperature_too_grey_to_reach_the_share_is_not_taken(pool, monkeypatch):
+def test_an_answer_too_grey_to_reach_the_share_is_not_taken(pool, monkeypatch):
     """Greyer is nearer in PSNR, and not what was asked for."""
     held_out = make(pool, 0.6)
     truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
     wrong = 10 * np.random.default_rng(0).standard_normal(truth.shape)
     answers = np.stack([0.1 * truth, 0.5 * truth + wrong, 0.05 * truth])
     monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers, None))
-    assert held_out.measure({}).temperature == validation.TEMPERATURES[1]
+    assert held_out.measure({}).rarity == validation.POWERS[1]
     monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers[[2, 0]], None))
     measured = held_out.measure({})
-    assert measured.temperature == validation.TEMPERATURES[1] and measured.saturation == 4
+    assert (measured.rarity, measured.saturation) == (0, 4)
 
 
 def test_colours_are_taken_from_all_over_the_pool():
@@ -113,11 +113,11 @@ def test_saturation_of_a_network_without_colour_stays_within_bounds(pool):
 def test_filling_the_last_batch_changes_nothing(pool, monkeypatch):
     config = dataclasses.replace(CONFIG, network=NetworkConfig("unet", 16, "bins"))
     params = step.create_state(config).params
-    whole = make(pool, config=config)
+    whole = make(pool, 0.6, config=config)
     monkeypatch.setattr(validation, "_BATCH", 4)  # six photographs: two batches, two filled up
-    parts = make(pool, config=config)
+    parts = make(pool, 0.6, config=config)
     assert parts.truth.shape == whole.truth.shape
     one, other = whole.predict(params), parts.predict(params)
-    assert one[1].shape == (len(validation.TEMPERATURES), 6, 8, 8, 2)
+    assert one[1].shape == (len(validation.POWERS), 6, 8, 8, 2)
     assert one[0] == pytest.approx(other[0], rel=1e-5)
     np.testing.assert_allclose(one[1], other[1], atol=1e-3)
