@@ -163,10 +163,10 @@ class Colorizer:
             if rarity:
                 weighted = jnp.asarray(summary["rarity_weights"], jnp.float32)
                 params["head"]["bias"] = palette.favoured(params["head"]["bias"], weighted, rarity)
-            return cls(params, network,
-                       3 * summary.get("size", 64) // 2 if working_size is None else working_size,
-                       summary.get("temperature", 1.0) if temperature is None else temperature,
-                       summary.get("saturation", 1.0) if saturation is None else saturation)  # fmt: skip
+            size = 3 * summary.get("size", 64) // 2 if working_size is None else working_size
+            given = ("temperature", temperature), ("saturation", saturation)
+            values = (summary.get(name, 1.0) if value is None else value for name, value in given)
+            return cls(params, network, size, *values)
         except (TypeError, ValueError) as error:
             raise checkpoint.WeightsError(f"{path}: {error}") from None
 
