@@ -9,9 +9,9 @@ in this set. "explained" is the share of ab's variance over all pixels that a pr
 for: 1 for the truth, 0 for the best constant, below 0 for what errs more. Always beside the
 networks: grey; one constant ab, this set's mean; and the oracle, the true ab at a quarter of the
 size scaled back. Each network as `colorize.py` uses it; one with bins also at given temperatures
-as predicted, with saturation 1 and rarity 0, unless that is how it is used; and each with its
-chroma scaled so that its mean CF reaches shares of the truth's, since PSNR falls as colourfulness
-rises.
+and powers of its rarity weights, with saturation 1, unless that is how it is used; and each with
+its chroma scaled so that its mean CF reaches shares of the truth's, since PSNR falls as
+colourfulness rises.
 """
 
 import argparse
@@ -219,6 +219,8 @@ def run(argv: list[str] | None) -> int:
         default=[1.0, 0.38],
         help="to measure networks with bins at, too (default: 1 and Zhang's 0.38)",
     )
+    parser.add_argument("--rarities", type=float, nargs="*", default=[0.0],
+                        help="of rare colours, at each temperature (default: 0)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="a picture of the first "
                         "network's best, median and worst, all networks side by side")  # fmt: skip
@@ -227,6 +229,8 @@ def run(argv: list[str] | None) -> int:
         raise config.ConfigError(f"--size {options.size}: it must be a multiple of 4, 16 to 2048")
     if not all(0.01 <= temperature <= 100 for temperature in options.temperatures):
         raise config.ConfigError(f"--temperatures {options.temperatures}: from 0.01 to 100")
+    if not all(-4 <= rarity <= 4 for rarity in options.rarities):
+        raise config.ConfigError(f"--rarities {options.rarities}: from -4 to 4")
     if not all(0 < share <= 1.5 for share in options.shares):
         raise config.ConfigError(f"--shares {options.shares}: they must be above 0, at most 1.5")
     if options.gallery:
@@ -240,11 +244,12 @@ def run(argv: list[str] | None) -> int:
             named = f"{name} at {size}" if len(options.working_size) > 1 else name
             loaded = Colorizer.load(path, size)
             rarity = checkpoint.read_header(path or DEFAULT_WEIGHTS)[1].get("rarity", 0)
-            plain = loaded.temperature if (loaded.saturation, rarity) == (1, 0) else None
             bins = loaded.network.head == "bins"
             networks[named] = {named: loaded} | {
-                f"{named}, T {t:g}": Colorizer.load(path, size, t, 1, 0)
-                for t in options.temperatures if bins and t != plain
+                f"{named}, T {t:g}" + (f", rarity {r:g}" if r else ""):
+                Colorizer.load(path, size, t, 1, r)
+                for t in options.temperatures for r in options.rarities
+                if bins and (t, 1, r) != (loaded.temperature, loaded.saturation, rarity)
             }  # fmt: skip
             content = Path(path or DEFAULT_WEIGHTS).read_bytes()
             used[named] = {

@@ -273,7 +273,7 @@ def test_quality_tells_networks_of_one_name_apart(weights, tmp_path):
     assert names(paths[:1])[0][1] == "run/w"
 
 
-def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path):
+def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path, capsys):
     path, out = tmp_path / "vivid.safetensors", tmp_path / "quality.json"
     header = {"kind": "unet", "width": 16, "head": "bins"}
     params = model.init(0, NetworkConfig(**header))
@@ -293,7 +293,16 @@ def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path):
     assert calibrated["cf"] < mean["cf"] < mode["cf"]
     for scaled in (half, half_mean, half_mode):
         assert scaled["cf"] == pytest.approx(report["cf_truth"] / 2, rel=0.1)
+    weights = [0.1] * 100 + [1.0] * 161  # bins of little a were common
+    known = {"size": 32, "rarity": 0.5, "rarity_weights": weights}
+    checkpoint.save_weights(path, params, header, known)
+    rows = measured("--shares", "--temperatures", "1", "--rarities", "0", "0.5", "-1")["rows"]
+    used, plain, other = list(rows.values())[3:]  # rarity 0.5 is how it is used
+    assert [name.split(" T ")[1] for name in list(rows)[4:]] == ["1", "1, rarity -1"]
+    assert plain["cf"] == mean["cf"] and len({used["cf"], plain["cf"], other["cf"]}) == 3
     checkpoint.save_weights(path, params, header, {"size": 32})
+    refused(capsys, benchmark("quality").main, [*common, "--rarities", "1"], "rare colours")
+    refused(capsys, benchmark("quality").main, [*common, "--rarities", "nan"], "--rarities")
     as_is, sharper = list(measured("--shares", "--temperatures", "1", "0.2")["rows"].values())[3:]
     assert as_is["cf"] == mean["cf"] and sharper["cf"] == mode["cf"]  # T 1 is not measured twice
 
