@@ -61,11 +61,11 @@ def train(run: Run) -> int:
                 collect(keep=0)
                 pace = (done - steps_since) / (time.perf_counter() - since)
                 since, steps_since = time.perf_counter(), done
-                loss, pace = sum(losses) / len(losses), settings.batch * pace
+                loss, pace = sum(losses) / len(losses), round(settings.batch * pace, 1)
                 losses.clear()
                 text = f"loss {loss:.5f}  {pace:.0f} images/s"
                 text += f"  critic {critic['critic']:.2f}" if critic else ""
-                log(run, step=done, loss=loss, images_per_second=round(pace, 1), **critic)
+                report.log(run.out, step=done, loss=loss, images_per_second=pace, **critic)
             bar.update(done, total, text)
             # Once a step, since it may come at any moment.
             asked = interrupt.asked(together=done % log_every == 0)
@@ -142,7 +142,7 @@ def validate(run: Run, done: int, text: str) -> float:
     truth = run.validation.truth[:SAMPLES]
     if processes.is_first():
         report.sample_grid(run.out, done, truth, measured.samples)
-    log(run, step=done, **figures)
+    report.log(run.out, step=done, **figures)
     more = f", {measured.psnr_calibrated:.2f} dB at {share:g} of it" if share else ""
     if critic:
         more += f", AuC {measured.auc:.2f} %"
@@ -154,12 +154,6 @@ def validate(run: Run, done: int, text: str) -> float:
           f"truth's colourfulness{more}{'; the best so far' if better else ''}  {text}",
           flush=True)  # fmt: skip
     return badness
-
-
-def log(run: Run, **entry: float) -> None:
-    """Add a line to the run's log."""
-    if processes.is_first():
-        report.log(run.out, **entry)
 
 
 def finish(run: Run) -> int:
@@ -191,8 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         config.keep_memory()
         config.use_compilation_cache()
         return train(Run(*config.open_run(given, given.pop("resume", False))))
-    except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError,
-            processes.JoinError) as error:  # fmt: skip
+    except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,11 @@ class WeightsError(ValueError):
     """What is wrong with a file of weights, as one sentence."""
 
 
-def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+_name = partial(jax.tree_util.keystr, simple=True, separator=".")
+
+
+def _flat(tree: Tree) -> Tree:
+    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def save_weights(path: str | Path, params: Tree, network: Tree, summary: Tree, dtype="float32"):
@@ -46,7 +46,7 @@ def save_weights(path: str | Path, params: Tree, network: Tree, summary: Tree, d
         summary: how they were trained, JSON.
         dtype: of the file's numbers; float16 halves its size.
     """
-    tensors = {name: np.asarray(value).astype(dtype) for name, value in _flatten(params)}
+    tensors = {name: np.asarray(value).astype(dtype) for name, value in _flat(params).items()}
     metadata = {"network": json.dumps(network), "summary": json.dumps(summary)}
     temporary = Path(f"{path}.tmp{os.getpid()}")
     try:
@@ -88,7 +88,7 @@ def load_weights(path: str | Path, expected: Tree) -> Tree:
     Raises:
         WeightsError: a part is missing, is one too many, has another shape or is not finite.
     """
-    shapes = dict(_flatten(expected))
+    shapes = _flat(expected)
     try:
         tensors = safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
@@ -107,16 +107,7 @@ def load_weights(path: str | Path, expected: Tree) -> Tree:
             tensors[name] = tensor.astype(np.float32)
         if not np.isfinite(tensors[name]).all():
             raise WeightsError(f"{path}: {name} holds numbers that are not finite")
-
-    def fill(tree: Tree, prefix: str = "") -> Tree:
-        return {
-            key: fill(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else tensors[f"{prefix}{key}"]
-            for key, value in tree.items()
-        }
-
-    return jax.device_put(fill(expected))
+    return jax.device_put(jax.tree.map_with_path(lambda path, _: tensors[_name(path)], expected))
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def to_srgb_by(image: Image.Image, notes: list[str]) -> tuple[Callable, bool]:
     The second says whether a colour profile takes part in it.
     """
     profile = image.info.get("icc_profile") or b""
-    grey = image.mode[0] in "1LI" or _layout(image)[1] == "LA;16B"
+    grey = image.mode[0] in "1LI" and image.mode != "LAB" or _layout(image)[1] == "LA;16B"
     mode = "CMYK" if image.mode == "CMYK" else "RGB"
     if grey and profile[16:20] != b"RGB ":  # which a grey picture may have, too
         mode = "L"

@@ -74,11 +74,6 @@ def _predict(
     return palette.annealed_mean(output, temperature), palette.entropy(output)
 
 
-@partial(jax.jit, static_argnums=(1, 3))
-def _label_logits(params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str):
-    return model.predict(params, network, lightness, jnp.dtype(dtype))[1]
-
-
 @jax.jit
 def _join(pixels: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Pixels `N` (grey) or `N 3`, uint8 or uint16, with a and b `N` → `N 3` of the same type."""
@@ -142,8 +137,8 @@ class Colorizer:
             weights: a `.safetensors` file that `train.py` wrote.
             working_size: see `__init__`; unless given, half again the size that the weights were
                 trained at: in training the network saw crops, so things were larger.
-            temperature: see `__init__`; as calibrated after training unless given.
-            saturation: likewise.
+            temperature: see `__init__`; unless given, what the weights say, or 1.
+            saturation: likewise; it is calibrated after training.
             rarity: likewise; a power of the weights of rare colours in training, that multiplies
                 their probabilities (`palette.favoured`); 0 leaves them as predicted.
 
@@ -183,7 +178,7 @@ class Colorizer:
         Raises:
             ValueError: the array has another shape or type, or no pixels.
         """
-        lightness, filled = self.shrink(image)
+        lightness, filled = self.shrink(image := np.asarray(image))
         ab, _ = self.predict(lightness[None])
         return self.join(image, ab[0], filled)
 
@@ -236,7 +231,8 @@ class Colorizer:
         Raises:
             ValueError: the network has learned no labels.
         """
-        logits = _label_logits(self.params, self.network, lightness[None], self.dtype)
+        predict = jax.jit(model.predict, static_argnums=(1, 3))
+        logits = predict(self.params, self.network, lightness[None], self.dtype)[1]
         if logits is None:
             raise ValueError("these weights have learned no labels")
         shares = jax.device_get(jax.nn.softmax(logits))[0]

@@ -82,7 +82,7 @@ def _decode(path: Path, side: int) -> tuple[int, np.ndarray] | files.FileError:
 
 
 def _judged(
-    paths: list[Path], side: int, min_colorfulness: float, progress: Callable[[int], None]
+    paths: list[Path], side: int, min_colorfulness: float
 ) -> Iterator[tuple[Path, int, np.ndarray | None, str, str]]:
     """Each path with its hash and pixels, or with the cause and reason for leaving it out."""
     seen: dict[int, Path] = {}
@@ -99,7 +99,6 @@ def _judged(
                     images[row] = result[1]
             colorful = np.asarray(_colorfulness(images))
             for row, (path, result) in enumerate(results):
-                progress(1)
                 if isinstance(result, files.FileError):
                     small = isinstance(result, files.TooSmallError)
                     yield path, 0, None, "too small" if small else "unreadable", str(result)
@@ -190,20 +189,15 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
         f"{directory.parent}")  # fmt: skip
 
     kept, hashes, causes = [], [], Counter()
-    done = 0
-
-    def step(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, len(paths))
-
     left_out = directory / "left-out.txt"
     with (
         open(directory / "images.npy", "wb") as images,
         open(left_out, "w", encoding="utf-8", errors="backslashreplace") as out,
     ):
         npy.write_array_header_1_0(images, _header(0, side))
-        for path, digest, pixels, cause, reason in _judged(paths, side, min_colorfulness, step):
+        judged = enumerate(_judged(paths, side, min_colorfulness), 1)
+        for done, (path, digest, pixels, cause, reason) in judged:
+            progress(done, len(paths))
             if pixels is None:
                 causes[cause] += 1
                 print(reason, file=out)

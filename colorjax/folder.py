@@ -53,15 +53,23 @@ def pairs(source: str | Path, target: str | Path) -> list[Pair]:
 
     Names stay; a kind of file that cannot be written in colour (GIF, PGM, PBM, PNM) gets `.png`
     after its name. What lies in `target` is left out, should that be inside `source`.
+
+    Raises:
+        files.FileError: a photograph would take another one's place.
     """
     source, target = Path(source), Path(target)
-    inside = target.resolve()
-    found = []
-    for path in files.list_images(source):
-        if not path.resolve().is_relative_to(inside):
-            out = target / path.relative_to(source)
-            keeps = path.suffix.lower() in files.OUTPUT_SUFFIXES
-            found.append((path, out if keeps else out.with_name(f"{out.name}.png")))
+    paths, inside = files.list_images(source), target.resolve()
+    if inside.is_relative_to(source.resolve()):
+        paths = [path for path in paths if not path.resolve().is_relative_to(inside)]
+    found, taken = [], {path.resolve() for path in paths}
+    for path in paths:
+        out = target / path.relative_to(source)
+        if path.suffix.lower() not in files.OUTPUT_SUFFIXES:
+            out = out.with_name(f"{out.name}.png")
+        if (place := out.resolve()) in taken:
+            raise files.FileError(f"{path} cannot become {out}: another photograph has that name")
+        taken.add(place)
+        found.append((path, out))
     return found
 
 

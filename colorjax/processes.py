@@ -16,9 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-
-class JoinError(ValueError):
-    """Why processes cannot be joined, as one sentence."""
+from colorjax.config import ConfigError
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -31,18 +29,18 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         process: which of them this is, from 0.
 
     Raises:
-        JoinError: they cannot be joined.
+        ConfigError: they cannot be joined.
     """
     named = f"--coordinator {coordinator}"
     if coordinator is None:
-        raise JoinError("--processes and --process need --coordinator HOST:PORT of the first")
+        raise ConfigError("--processes and --process need --coordinator HOST:PORT of the first")
     if coordinator != "auto":
         if ":" not in coordinator:
-            raise JoinError(f"{named}: it must be HOST:PORT, or 'auto'")
+            raise ConfigError(f"{named}: it must be HOST:PORT, or 'auto'")
         if processes is None or process is None:
-            raise JoinError(f"{named} needs --processes N and --process I")
+            raise ConfigError(f"{named} needs --processes N and --process I")
         if not 0 <= process < processes:
-            raise JoinError(f"--process {process}: it must be from 0 to {processes - 1}")
+            raise ConfigError(f"--process {process}: it must be from 0 to {processes - 1}")
     try:
         if coordinator == "auto":
             jax.distributed.initialize()
@@ -50,7 +48,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             jax.distributed.initialize(coordinator, processes, process)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise JoinError(f"{named}: the processes cannot be joined: {reason}") from error
+        raise ConfigError(f"{named}: the processes cannot be joined: {reason}") from error
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
 

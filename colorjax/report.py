@@ -12,7 +12,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from colorjax import color
+from colorjax import color, processes
 
 
 class Bar:
@@ -95,7 +95,9 @@ def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.nd
 
 
 def log(directory: Path, **values: float) -> None:
-    """Add a line to `log.jsonl`."""
+    """Add a line to `log.jsonl`; the first process does."""
+    if not processes.is_first():
+        return
     with open(directory / "log.jsonl", "a") as file:
         print(json.dumps(values), file=file)
 

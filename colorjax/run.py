@@ -67,14 +67,14 @@ def packed(folder: str, settings: TrainConfig) -> data.Pool:
     """The folder's pool, with a bar while it is packed; packed once, if all share a disk."""
     bar = report.Bar("packing")
     if not processes.is_first():
-        processes.wait_for_all(folder)
+        processes.wait_for_all("packed")  # not by the folder's name: machines may differ in it
     try:
         return data.pack(folder, settings.pool_side, config.cache_directory() / "pools",
                          settings.min_colorfulness, progress=bar.update)  # fmt: skip
     finally:
         bar.close()
         if processes.is_first():
-            processes.wait_for_all(folder)
+            processes.wait_for_all("packed")
 
 
 class Run:
@@ -218,7 +218,8 @@ class Run:
             steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
         else:
             phases = 1 + (0 < settings.adversarial < 1)
-            steps = (60 * settings.minutes - phases * VALIDATIONS * a_validation) / a_step
+            left = 60 * settings.minutes - phases * VALIDATIONS * a_validation
+            steps = max(left, 30 * settings.minutes) / a_step  # rather longer than untrained
         return max(1, int(steps))
 
     def is_adversarial(self, number: int) -> bool:
@@ -235,4 +236,4 @@ class Run:
         start, end = (0, self.ordinary) if number <= self.ordinary else (self.ordinary, total)
         since = number if every else number - start
         ends = number in (self.ordinary, total)
-        return ends or since % (every or max(1, (end - start) // VALIDATIONS)) == 0
+        return ends or since % (every or max(1, -((start - end) // VALIDATIONS))) == 0

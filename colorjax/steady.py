@@ -24,11 +24,6 @@ def moved(previous: np.ndarray, lightness: np.ndarray) -> float:
     return min(apart)
 
 
-def is_cut(previous: np.ndarray, lightness: np.ndarray) -> bool:
-    """Whether another scene begins, from lightness `rows columns` in 0…100."""
-    return moved(previous, lightness) > CUT
-
-
 class Steady:
     """Filters colour over time, less where the picture changes.
 
@@ -49,13 +44,13 @@ class Steady:
             lightness: of the network's copy, `rows columns`, L* in 0…100.
             ab: predicted for it, `h w 2`, where h and w divide rows and columns.
         """
-        if self.lightness.shape != lightness.shape or is_cut(self.lightness, lightness):
+        if self.lightness.shape != lightness.shape or moved(self.lightness, lightness) > CUT:
             self.ab = ab
         else:
-            (rows, columns), moved = ab.shape[:2], lightness - self.lightness
-            moved -= np.median(moved)
-            moved = moved.reshape(rows, len(moved) // rows, columns, -1).mean((1, 3))
-            share = 1 - (1 - self.least) * np.exp(-((moved / self.change) ** 2))
+            (rows, columns), change = ab.shape[:2], lightness - self.lightness
+            change -= np.median(change)
+            change = change.reshape(rows, len(change) // rows, columns, -1).mean((1, 3))
+            share = 1 - (1 - self.least) * np.exp(-((change / self.change) ** 2))
             self.ab = self.ab + share[..., None] * (ab - self.ab)
         self.lightness = lightness
         return self.ab

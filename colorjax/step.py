@@ -239,8 +239,11 @@ def evaluate(
     losses = colour_loss(config, output, reduced(config, lightness, rgb)[..., 1:], rarity)
     if config.network.head == "ab":
         return losses, jnp.stack([output] * len(powers)), label
-    favoured = jax.vmap(palette.favoured, (None, None, 0))(output, rarity, jnp.asarray(powers))
-    return losses, palette.annealed_mean(favoured), label
+    # One after another: all at once would need more memory than a training step.
+    ab = jax.lax.map(
+        lambda power: palette.annealed_mean(palette.favoured(output, rarity, power)), powers
+    )
+    return losses, ab, label
 
 
 @partial(jax.jit, static_argnums=0)

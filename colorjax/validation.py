@@ -130,7 +130,7 @@ class Validation:
             samples=np.asarray(shown),
             validation_loss=loss,
             psnr=self._psnr(ab[0]),
-            psnr_calibrated=self._psnr(calibrated) if self._share else self._psnr(ab[0]),
+            psnr_calibrated=self._psnr(calibrated),
             colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth()),
             rarity=POWERS[power],
             saturation=saturation,

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import picture
+from PIL import Image
 
 from colorjax import Colorizer, checkpoint, color, colorizer, model, palette
 from colorjax.model import NetworkConfig
@@ -101,6 +102,11 @@ def test_long_pictures_keep_their_aspect(strong, shape):
     assert filled[long] == 1 and filled[1 - long] < 1
     covered = [lightness.shape[axis] * filled[axis] for axis in (0, 1)]
     assert covered[long] / covered[1 - long] > 0.6 * 2000 / 30  # at least a pixel across
+
+
+def test_a_picture_of_pillow_is_taken_too(strong):
+    image = picture(0, 30, 40)
+    np.testing.assert_array_equal(strong(Image.fromarray(image)), strong(image))
 
 
 @pytest.mark.parametrize(

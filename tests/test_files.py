@@ -371,6 +371,18 @@ def test_cmyk(tmp_path, suffix):
     assert "CMYK has no profile" in photograph.notes[0]
 
 
+def test_cielab(tmp_path):
+    from PIL import ImageCms
+
+    rgb = Image.fromarray(scene())
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(rgb, *profiles, outputMode="LAB")
+    assert lab is not None
+    lab.save(tmp_path / "a.tif")
+    off = np.abs(files.read(tmp_path / "a.tif").pixels.astype(int) - scene())
+    assert off.mean() < 4  # the purest colours are out of what 8 bits of CIELAB hold
+
+
 def test_cmyk_profile_is_used(tmp_path, monkeypatch):
     # The smallest CMYK profile: a table (lut8) of two points an axis, to Lab.
     corners = np.indices((2, 2, 2, 2)).reshape(4, -1).T  # C M Y K, K fastest

@@ -136,6 +136,23 @@ def test_an_output_inside_the_input_is_not_coloured_again(scans, weights):
     assert tree(scans / "coloured") == sorted(OUT)
 
 
+def test_an_output_that_holds_the_input(scans, weights, tmp_path, capsys):
+    """Unless a photograph would take another one's place."""
+    assert run(scans, tmp_path, "--weights", weights) == 0
+    assert set(OUT) <= set(tree(tmp_path))
+    before = (scans / "a.png").read_bytes()
+    (scans / "scans").mkdir()
+    shutil.copy(scans / "a.png", scans / "scans")
+    refused(capsys, colorize.main, [scans, tmp_path, "--overwrite"], "scans/scans/a.png", "another")
+    assert (scans / "a.png").read_bytes() == before
+
+
+def test_two_photographs_that_would_become_one_file(scans, weights, tmp_path, capsys):
+    shutil.copy(scans / "a.png", scans / "album/deep er/d.gif.png")
+    refused(capsys, colorize.main, [scans, tmp_path / "out", "--weights", weights], "d.gif")
+    assert not (tmp_path / "out").exists()
+
+
 def test_fifty_sizes_compile_the_network_nine_times_at_most(tmp_path, weights):
     from colorjax import colorizer
 

@@ -46,9 +46,10 @@ def weights(run):
 
 def test_two_train_as_one_does_and_one_goes_on_from_their_checkpoint(photographs, tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
-    port = free_port()
-    runs = [start(process, port, "--data", photographs, *COMMON, "--out", two)
-            for process in (0, 1)]  # fmt: skip
+    port, elsewhere = free_port(), tmp_path / "elsewhere"  # machines have their own places
+    shutil.copytree(photographs, elsewhere)
+    runs = [start(process, port, "--data", folder, *COMMON, "--out", two)
+            for process, folder in enumerate((photographs, elsewhere))]  # fmt: skip
     assert alone("--data", photographs, *COMMON, "--out", one) == 0
     (said, error), (silent, _) = [run.communicate(timeout=240) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], error

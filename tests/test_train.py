@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 
 import train
 from colorjax import Colorizer, checkpoint, model, processes, run, step, validation
+from colorjax.run import Run
 
 ROOT = Path(train.__file__).parent
 SMALL = ["--width", "16", "--size", "16", "--batch", "8", "--devices", "1"]
@@ -253,15 +255,31 @@ def test_killed_before_its_first_checkpoint_starts_again(photographs, whole, tmp
 
 def test_minutes_fix_the_steps(photographs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
-    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 0.1)
+    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 0.05)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
-        # 20 validations of 0.1 s leave 1 s of 3: ten steps.
+        # 20 validations of 0.05 s leave 2 s of 3: forty steps.
         assert train.main(command(photographs, out, "--minutes", "0.05")) == 130
-    assert "10 steps of 8" in capsys.readouterr().out
+    assert "40 steps of 8" in capsys.readouterr().out
     monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 1e-9)
-    assert train.main(["--out", str(out), "--resume"]) == 0
-    assert "10 steps of 8" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        assert train.main(["--out", str(out), "--resume"]) == 130
+    assert "40 steps of 8" in capsys.readouterr().out
+    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 0.5)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        # Validations would take more than all of it: half of it is for training, at least.
+        assert train.main(command(photographs, tmp_path / "b", "--minutes", "0.05")) == 130
+    assert "3 steps of 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("total", [1, 19, 20, 21, 39, 59, 160, 1001])
+def test_a_run_validates_twenty_times_at_most_and_at_its_end(total):
+    settings = SimpleNamespace(validate_every=0)
+    of_all = SimpleNamespace(settings=settings, ordinary=total, total=total)
+    found = [n for n in range(1, total + 1) if Run.validates(of_all, n)]  # type: ignore
+    assert min(total, 10) <= len(found) <= 20 and found[-1] == total
 
 
 def weights_of_seed(seed):
