@@ -74,8 +74,6 @@ def check(options: argparse.Namespace) -> None:
 
 def one(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a photograph; the exit status."""
-    if source.exists() and target.exists() and source.samefile(target):
-        raise ConfigError(f"{target} is the input itself: name another output")
     files.check_output(target, options.overwrite)
     if options.confidence:
         for path, what in ((source, "input"), (target, "output")):
@@ -113,13 +111,8 @@ def many(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a folder, but for what is done already; the exit status."""
     from colorjax import folder, report
 
-    if options.confidence or options.explain:
-        flag = f"--confidence {options.confidence}" if options.confidence else "--explain"
-        raise ConfigError(f"{flag}: it is of one photograph, and {source} is a folder")
     if target.is_file() or (target.suffix.lower() in files.SUFFIXES and not target.exists()):
         raise ConfigError(f"{source} is a folder and {target} a file: name a folder for the output")
-    if target.exists() and source.samefile(target):
-        raise ConfigError(f"{target} is the input itself: name another folder")
     pairs = folder.pairs(source, target)
     if not pairs:
         raise ConfigError(f"{source} holds no photographs ({' '.join(files.SUFFIXES)})")
@@ -158,11 +151,6 @@ def film(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a film; the exit status."""
     from colorjax import report
 
-    if options.confidence or options.explain:
-        flag = f"--confidence {options.confidence}" if options.confidence else "--explain"
-        raise ConfigError(f"{flag}: it is of a photograph, and {source} a film")
-    if target.exists() and source.exists() and source.samefile(target):
-        raise ConfigError(f"{target} is the input itself: name another output")
     colorizer, bar = load(options), report.Bar("colouring")
     start, frames, of = time.monotonic(), 0, 0
 
@@ -202,10 +190,15 @@ def run(argv: list[str] | None) -> int:
     options = command_line().parse_args(argv)
     check(options)
     source, target = Path(options.input), Path(options.output)
-    if source.is_dir():
-        return many(options, source, target)
+    if source.exists() and target.exists() and source.samefile(target):
+        raise ConfigError(f"{target} is the input itself: name another output")
     suffixes = {source.suffix.lower(), target.suffix.lower()}
-    return (one if suffixes.isdisjoint(video.SUFFIXES) else film)(options, source, target)
+    action = many if source.is_dir() else one if suffixes.isdisjoint(video.SUFFIXES) else film
+    if action is not one and (options.confidence or options.explain):
+        flag = f"--confidence {options.confidence}" if options.confidence else "--explain"
+        what = "folder" if action is many else "film"
+        raise ConfigError(f"{flag}: it is of one photograph, and {source} is a {what}")
+    return action(options, source, target)
 
 
 def main(argv: list[str] | None = None) -> int:

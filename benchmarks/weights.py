@@ -2,11 +2,10 @@
 
     python benchmarks/weights.py --data DIR --out OUT --minutes 120
 
-Three runs of train.py, each from the weights of the one before: most passes small, fewer at 96 and
-at 128 pixels, where colours come to bear more saturation. Interrupted, the same command goes on
-where it was. Minutes are those of training steps: packing the photographs three times, 62 KB each
-at the largest, and compiling come on top. A stage ends early when a third of its validations
-brought nothing. Photographs of fewer than 72 pixels a side are left out at 128.
+Two runs of train.py, the second from the weights of the first: small pictures, then some of 96
+pixels, where colours come to bear more saturation. Interrupted, the same command goes on where it
+was. Minutes are those of training steps: packing the photographs twice, 35 KB each at the larger
+size, and compiling come on top. A stage ends early when a third of its validations brought nothing.
 
 OUT then holds a run directory a stage, and `colorjax.safetensors`: the last one's weights as
 float16. To go on from finished ones, name them by `--init`, and another OUT. On a GPU, say,
@@ -25,7 +24,7 @@ import train
 from colorjax import checkpoint, model
 
 # Pixels a side, share of the minutes, highest learning rate.
-STAGES = ((64, 0.5, 2e-3), (96, 0.25, 1.5e-3), (128, 0.25, 1e-3))
+STAGES = ((64, 0.5, 2e-3), (96, 0.5, 1.5e-3))
 PATIENCE = 7  # of 20 validations
 # Of the truth's, on photographs like those trained on; on others it comes out less, 0.6 perhaps.
 COLORFULNESS = 0.75

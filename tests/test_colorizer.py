@@ -211,7 +211,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "1d7f82f5878f9dda15b9b07fd34ebf713425e6180e0a50e8d883be4694c0b8be"
+SHA256 = "509c17379ff3e60a80b98bb13c0c20b869b60c082983119fb74b5ba449ed7747"
 
 
 def test_default_weights_are_the_ones_described():
