@@ -219,8 +219,8 @@ def run(argv: list[str] | None) -> int:
         default=[1.0, 0.38],
         help="to measure networks with bins at, too (default: 1 and Zhang's 0.38)",
     )
-    parser.add_argument("--rarities", type=float, nargs="*", default=[0.0],
-                        help="of rare colours, at each temperature (default: 0)")  # fmt: skip
+    parser.add_argument("--rarities", type=float, nargs="*", default=[0.0], help="powers of the "
+                        "rarity weights, at each temperature (default: 0)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="a picture of the first "
                         "network's best, median and worst, all networks side by side")  # fmt: skip

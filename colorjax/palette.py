@@ -134,10 +134,9 @@ def rarity_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.A
 def favoured(logits: jax.Array, weights: jax.Array, power: float | jax.Array) -> jax.Array:
     """Logits `… 261` of probabilities times a power of the bins' weights `261`, all above 0.
 
-    With `rarity_weights` and a power above 0 rare colours are likelier; after training, this costs
-    less than weighing them more in it, and can be chosen (logit adjustment: Menon et al.,
-    "Long-tail learning via logit adjustment", 2021). Constant over a picture, so a head's bias
-    serves as well.
+    With `rarity_weights` and a power above 0 rare colours are likelier, as if they had weighed more
+    in training, and it can be chosen after that (logit adjustment: Menon et al., "Long-tail
+    learning via logit adjustment", 2021). Constant over a picture, so a head's bias serves as well.
     """
     return logits + power * jnp.log(weights)
 

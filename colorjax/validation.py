@@ -157,8 +157,8 @@ class Validation:
 
         It is the highest whose error at the colourfulness wanted is as near as that to the least
         of all. Saturation is found by bisection of the mean absolute colourfulness, at the
-        network's output size; it stays within 4, which a network that knows nothing yet would
-        exceed: with all powers, the answer is then the first.
+        network's output size; it stays within 4. A network that knows nothing yet would exceed
+        that with every power: the answer is then the first power, and 4.
         """
         wanted, found = self._share * self._cf_truth(), []
         for index, answer in enumerate(ab):
