@@ -27,6 +27,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
 
+import measures
 import timing
 
 from colorjax import checkpoint, color, config, files, metrics, palette, report, step
@@ -140,11 +141,11 @@ def _compare(
     truth, prediction = images / 255.0, predictions / 255.0
     lab, lab_predicted = color.rgb_to_lab(truth), color.rgb_to_lab(prediction)
     ab, ab_predicted = lab[..., 1:], lab_predicted[..., 1:]
-    rarity = metrics.rarity(ab, truth_histogram)
+    rarity = measures.rarity(ab, truth_histogram)
     return {
         "error": metrics.mean_squared_error(prediction, truth),
-        "ssim": metrics.ssim(prediction, truth),
-        "ciede2000": metrics.ciede2000(lab_predicted, lab).mean((1, 2)),
+        "ssim": measures.ssim(prediction, truth),
+        "ciede2000": measures.ciede2000(lab_predicted, lab).mean((1, 2)),
         "cf": color.colorfulness(prediction, absolute=True),
         "cf_signed": color.colorfulness(prediction),
         "cf_truth": color.colorfulness(truth, absolute=True),
@@ -180,7 +181,7 @@ def measure(
         "delta_cf_each": float(np.abs(difference).mean()),
         "auc": float(metrics.auc(all_of["distances"].astype(np.float64).sum(0))),
         "auc_rare": float(metrics.auc(all_of["distances_rare"].astype(np.float64).sum(0))),
-        "histogram": float(metrics.histogram_distance(all_of["bins"].sum(0), truth_histogram)),
+        "histogram": float(measures.histogram_distance(all_of["bins"].sum(0), truth_histogram)),
         "explained": float(1 - all_of["ab_error"].mean() / spread) if spread else None,
     }
 
