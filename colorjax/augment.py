@@ -12,41 +12,24 @@ from colorjax import color
 from colorjax.color import Array
 
 
-def _resampling(start: jax.Array, length: jax.Array, size: int, source: int) -> jax.Array:
-    """Rows of triangle-filter weights: `size source` for the window start … start + length."""
-    scale = length / size
-    centres = start + (jnp.arange(size) + 0.5) * scale - 0.5
-    distance = jnp.abs(jnp.arange(source) - centres[:, None]) / jnp.maximum(jnp.abs(scale), 1)
-    weights = jnp.maximum(1 - distance, 0)
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
 def random_crops(key: jax.Array, images: Array, size: int) -> jax.Array:
-    """Random windows of half to all of each picture, half of them mirrored, scaled to `size`.
+    """Random windows of half to all of each picture `B S S 3` uint8, half of them mirrored.
 
-    Args:
-        key: a random key.
-        images: `B S S 3` uint8.
-        size: of the result.
-
-    Returns:
-        `B size size 3` in 0…1. Scaling is bilinear and antialiased, as two matrix products.
+    Scaled to `B size size 3` in 0…1, bilinearly and antialiased.
     """
-    batch, source = images.shape[:2]
+    source = images.shape[1]
     lengths, tops, lefts, mirror = (
-        jax.random.uniform(k, (batch,)) for k in jax.random.split(key, 4)
+        jax.random.uniform(k, (len(images),)) for k in jax.random.split(key, 4)
     )
-    lengths = source * (0.5 + 0.5 * lengths)
-    tops, lefts = tops * (source - lengths), lefts * (source - lengths)
-    # A mirrored window runs from its right edge backwards.
-    lefts, widths = (
-        jnp.where(mirror < 0.5, lefts, lefts + lengths),
-        jnp.where(mirror < 0.5, lengths, -lengths),
-    )
-    resample = jax.vmap(_resampling, in_axes=(0, 0, None, None))
-    rows = resample(tops, lengths, size, source)
-    columns = resample(lefts, widths, size, source)
-    return jnp.einsum("bys,bsuc,bxu->byxc", rows, images.astype(jnp.float32) / 255, columns)
+    scales = size / (source * (0.5 + 0.5 * lengths))
+    moved = (size - scales * source)[:, None] * jnp.stack([tops, lefts], axis=1)
+
+    def crop(image: jax.Array, scale: jax.Array, moved: jax.Array) -> jax.Array:
+        shape, scale = (size, size, 3), jnp.stack([scale, scale])
+        return jax.image.scale_and_translate(image, shape, (0, 1), scale, moved, "linear")
+
+    crops = jax.vmap(crop)(jnp.asarray(images) / 255, scales, moved)
+    return jnp.where(mirror[:, None, None, None] < 0.5, crops, crops[:, :, ::-1])
 
 
 def _chosen(key: jax.Array, batch: int, share: float) -> jax.Array:
