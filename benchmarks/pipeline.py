@@ -113,7 +113,7 @@ def packing(options: argparse.Namespace, folder: Path) -> dict:
 
     side = options.size * 9 // 8
     runs = {
-        "pack": over(lambda path: data._decode(path, side)),
+        "pack": over(lambda path: data._judge(path, side, 0)),
         "imageio": over(lambda path: iio.imread(path)),
     }
     taken = timing.in_turn(runs, 1.0, 5)

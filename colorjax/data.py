@@ -8,21 +8,22 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from numpy.lib import format as npy
 
 from colorjax import color, files
+from colorjax.overlap import overlapped
 
-_VERSION = 1  # of the pool's layout: another number packs anew
-_CHUNK = 2**26  # bytes of photographs decoded and judged at a time
+_VERSION = 2  # of the pool's layout: another number packs anew
+_THREADS = os.cpu_count() or 1  # that decode: Pillow does so, and scales, without the GIL
 
 
 class DataError(ValueError):
@@ -54,63 +55,34 @@ def _fingerprint(folder: Path, paths: list[Path], settings: list) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load(directory: Path) -> Pool:
+def _load(directory: Path, side: int) -> Pool:
     index = json.loads((directory / "index.json").read_text())
-    return Pool(
-        images=np.load(directory / "images.npy", mmap_mode="r"),
-        hashes=np.load(directory / "hashes.npy"),
-        paths=index["paths"],
-        left_out=index["left_out"],
-        fingerprint=index["fingerprint"],
-        directory=directory,
-    )
+    index["hashes"] = np.array(index["hashes"], np.uint64)
+    images = np.memmap(directory / "images", np.uint8, "r").reshape(-1, side, side, 3)
+    return Pool(images=images, directory=directory, **index)
 
 
-_colorfulness = jax.jit(lambda images: color.colorfulness(images / 255.0))
+_colorfulness = jax.jit(lambda image: color.colorfulness(image / 255.0))
 
 
-def _decode(path: Path, side: int) -> tuple[int, np.ndarray] | files.FileError:
-    """A file's content hash and pixels, or why it can't be used."""
+def _judge(
+    path: Path, side: int, min_colorfulness: float
+) -> tuple[Path, int, np.ndarray | None, str, str]:
+    """A file's hash and pixels, or the cause and reason for leaving it out."""
     try:
         content = path.read_bytes()
-        digest = hashlib.blake2b(content, digest_size=8).digest()
-        return int.from_bytes(digest, "big"), files.read_small(content, str(path), side)
+        pixels = files.read_small(content, path, side)
+    except files.TooSmallError as error:
+        return path, 0, None, "too small", str(error)
     except files.FileError as error:
-        return error
+        return path, 0, None, "unreadable", str(error)
     except OSError as error:
-        return files.FileError(f"{path} cannot be read: {error.strerror}")
-
-
-def _judged(
-    paths: list[Path], side: int, min_colorfulness: float
-) -> Iterator[tuple[Path, int, np.ndarray | None, str, str]]:
-    """Each path with its hash and pixels, or with the cause and reason for leaving it out."""
-    seen: dict[int, Path] = {}
-    chunk = max(1, min(256, _CHUNK // (3 * side * side)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales without the GIL
-        waiting = iter(paths)
-        pending = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, chunk)]
-        while pending:
-            ahead = [(path, pool.submit(_decode, path, side)) for path in islice(waiting, chunk)]
-            results = [(path, future.result()) for path, future in pending]
-            images = np.zeros((chunk, side, side, 3), np.uint8)
-            for row, (_, result) in enumerate(results):
-                if not isinstance(result, files.FileError):
-                    images[row] = result[1]
-            colorful = np.asarray(_colorfulness(images))
-            for row, (path, result) in enumerate(results):
-                if isinstance(result, files.FileError):
-                    small = isinstance(result, files.TooSmallError)
-                    yield path, 0, None, "too small" if small else "unreadable", str(result)
-                elif result[0] in seen:
-                    yield path, 0, None, "duplicates", f"{path}: the same as {seen[result[0]]}"
-                elif colorful[row] < min_colorfulness:
-                    reason = f"{path}: colourfulness {colorful[row]:.1f} < {min_colorfulness:g}"
-                    yield path, 0, None, "nearly grey", reason
-                else:
-                    seen[result[0]] = path
-                    yield path, result[0], result[1], "", ""
-            pending = ahead
+        return path, 0, None, "unreadable", f"{path} cannot be read: {error.strerror}"
+    if (found := float(_colorfulness(pixels))) < min_colorfulness:
+        why = f"{path}: colourfulness {found:.1f} < {min_colorfulness:g}"
+        return path, 0, None, "nearly grey", why
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return path, int.from_bytes(digest, "big"), pixels, "", ""
 
 
 def pack(
@@ -123,14 +95,10 @@ def pack(
 ) -> Pool:
     """Decode a folder of photographs into a pool, or reuse the one packed before.
 
-    Args:
-        folder: of any nesting.
-        side: S; each photograph's short side is scaled to it and its centre square kept.
-        cache: the directory in which pools are kept, one folder each.
-        min_colorfulness: less colourful photographs are left out (Hasler and Süsstrunk's number):
-            a network that learns from grey photographs answers with grey.
-        say: told in a line what is done.
-        progress: called with how many files of how many have been decoded.
+    Each photograph's short side is scaled to `side` and its centre square kept; those less
+    colourful than `min_colorfulness` (Hasler and Süsstrunk's number) are left out. Pools are kept
+    in `cache`, one folder each. `say` is told in a line what is done, `progress` how many files of
+    how many.
 
     Raises:
         DataError: the folder is missing, or holds no photograph that can be used.
@@ -142,18 +110,22 @@ def pack(
         raise DataError(f"{folder} {what}")
     paths = files.list_images(folder)
     if not paths:
-        kinds = " ".join(sorted(files.SUFFIXES))
-        raise DataError(f"{folder} holds no photographs ({kinds})")
+        raise DataError(f"{folder} holds no photographs ({' '.join(sorted(files.SUFFIXES))})")
 
     fingerprint = _fingerprint(folder, paths, [side, min_colorfulness])
     name = f"{folder.resolve().name}-{side}px-{fingerprint}"
     directory = Path(cache) / name
     if (directory / "index.json").exists():
-        pool = _load(directory)
+        pool = _load(directory, side)
         say(f"{len(pool)} photographs, packed before in {directory}")
         return pool
 
     # Packed under another name until it is whole; two runs may well pack one folder at once.
+    for other in directory.parent.glob("*.tmp*"):
+        with suppress(OSError):  # it may just have got its name
+            written = max(path.stat().st_mtime for path in (other, *other.glob("images")))
+            if time.time() - written > 3600:  # by a run that was killed
+                shutil.rmtree(other)
     building = directory.with_name(f"{name}.tmp{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -166,7 +138,7 @@ def pack(
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    pool = _load(directory)
+    pool = _load(directory, side)
     if pool.left_out:
         say(f"left out: {_counted(pool.left_out)}, listed in {directory / 'left-out.txt'}")
     return pool
@@ -178,8 +150,7 @@ def _counted(causes: dict[str, int]) -> str:
 
 def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, progress) -> None:
     """Write what makes a pool into a directory of its own."""
-    size = len(paths) * side * side * 3
-    free = shutil.disk_usage(directory).free
+    size, free = len(paths) * side * side * 3, shutil.disk_usage(directory).free
     if size > free:
         raise DataError(
             f"{directory} has {free / 1e9:.1f} GB free, and {len(paths)} photographs at {side} "
@@ -188,32 +159,27 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
     say(f"packing {len(paths)} photographs at {side} pixels, {size / 1e6:.0f} MB, in "
         f"{directory.parent}")  # fmt: skip
 
-    kept, hashes, causes = [], [], Counter()
-    left_out = directory / "left-out.txt"
+    kept: dict[int, Path] = {}
+    causes, left_out = Counter(), directory / "left-out.txt"
+    judge = partial(_judge, side=side, min_colorfulness=min_colorfulness)
     with (
-        open(directory / "images.npy", "wb") as images,
+        open(directory / "images", "wb") as images,
         open(left_out, "w", encoding="utf-8", errors="backslashreplace") as out,
+        closing(overlapped(judge, paths, _THREADS, 4 * _THREADS)) as judged,
     ):
-        npy.write_array_header_1_0(images, _header(0, side))
-        judged = enumerate(_judged(paths, side, min_colorfulness), 1)
-        for done, (path, digest, pixels, cause, reason) in judged:
+        for done, (path, digest, pixels, cause, reason) in enumerate(judged, 1):
             progress(done, len(paths))
-            if pixels is None:
+            if pixels is not None and digest in kept:
+                cause, reason = "duplicates", f"{path}: the same as {kept[digest]}"
+            if pixels is None or cause:
                 causes[cause] += 1
                 print(reason, file=out)
             else:
-                images.write(pixels.tobytes())
-                kept.append(str(path.relative_to(folder)))
-                hashes.append(digest)
-        images.seek(0)  # numpy leaves room in a header for its first axis to grow
-        npy.write_array_header_1_0(images, _header(len(kept), side))
+                images.write(pixels)
+                kept[digest] = path
     if not kept:
         raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
-    np.save(directory / "hashes.npy", np.array(hashes, np.uint64))
-    index = {"fingerprint": fingerprint, "left_out": dict(causes), "paths": kept}
+    index = {"fingerprint": fingerprint, "left_out": causes, "hashes": list(kept),
+             "paths": [str(path.relative_to(folder)) for path in kept.values()]}  # fmt: skip
     (directory / "index.json").write_text(json.dumps(index))
     say(f"{len(kept)} photographs packed")
-
-
-def _header(count: int, side: int) -> dict:
-    return {"descr": "|u1", "fortran_order": False, "shape": (count, side, side, 3)}

@@ -10,11 +10,10 @@ import heapq
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from colorjax.colorizer import Colorizer
 from colorjax.steady import Steady
 
 BATCH = 8  # frames that the network takes at a time
-_AHEAD = 8  # frames that a stage may be ahead of the next
 # Containers whose headers say how long the film is, so that one which breaks off is noticed.
 _PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv")
 _NO_TIME = -(1 << 62)
@@ -71,33 +69,6 @@ class Frame:
 
 # A frame, its ab `h w 2`, and what of that it fills, as `Colorizer.join` takes them.
 Coloured = tuple[Frame, np.ndarray, tuple[float, float]]
-
-
-def overlapped(function: Callable, items: Iterable, threads: int) -> Generator:
-    """`map` by threads of its own, in order, some items ahead of whoever asks.
-
-    Closed early, it waits for its threads, then closes the items: a film must not be closed while
-    a stage before still reads from it.
-    """
-    pool, pending = ThreadPoolExecutor(threads), deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > _AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if isinstance(items, Generator):
-            items.close()
-
-
-def ahead(items: Generator) -> Generator:
-    """The same items, made by a thread of its own before they are asked for."""
-    end = object()
-    with closing(items), closing(overlapped(lambda _: next(items, end), repeat(0), 1)) as steps:
-        yield from iter(lambda: next(steps), end)
 
 
 def decoded(

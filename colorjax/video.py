@@ -3,7 +3,7 @@
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from colorjax import files, frames
 from colorjax.colorizer import Colorizer
+from colorjax.overlap import ahead, overlapped
 
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 OUTPUT_SUFFIXES = tuple(_CONTAINERS)  # of containers that hold H.264 and exact times of frames
@@ -45,14 +46,12 @@ def _encoder(output: Any, video: Any, first: Any, crf: float) -> Any:
     return stream
 
 
-# ----------------------------------------------------------------------------------- the film
-
-
 def open_film(path: Path) -> tuple[Any, Any]:
     """A film and its stream of pictures."""
     try:
         import av.error
         import av.logging
+        from av.stream import Disposition
     except ImportError:
         raise FilmError("films need PyAV: pip install -e '.[video]'") from None
     av.logging.set_level(None)
@@ -64,7 +63,8 @@ def open_film(path: Path) -> tuple[Any, Any]:
         film = av.open(str(path.absolute()))  # a name may hold a colon, as addresses do
     except (av.error.FFmpegError, ValueError):
         raise FilmError(f"{path} is no film, or it is damaged") from None
-    pictures = [stream for stream in film.streams.video if not _is_cover(stream)]
+    pictures = [stream for stream in film.streams.video  # but for the cover of a record
+                if not stream.disposition & Disposition.attached_pic]  # fmt: skip
     wrong = ("is a picture, not a film" if film.format.name.endswith(("_pipe", "image2"))
              else "holds no pictures" if not pictures else "")  # fmt: skip
     best: Any = film.streams.best("video")
@@ -78,13 +78,6 @@ def open_film(path: Path) -> tuple[Any, Any]:
     return film, video
 
 
-def _is_cover(stream: Any) -> bool:
-    """Whether a stream of pictures is the single one of a record's cover."""
-    from av.stream import Disposition
-
-    return bool(stream.disposition & Disposition.attached_pic)
-
-
 def _others(film: Any) -> list[Any]:
     """The streams that are copied."""
     return [stream for stream in film.streams
@@ -94,8 +87,14 @@ def _others(film: Any) -> list[Any]:
 def _first(path: Path) -> tuple[Any, list[str]]:
     """The first frame, and what of the film is not kept, a line each."""
     film, video = open_film(path)
+    import av.error
+
     with film:
-        frame = next(_frames(film.demux(video)), None)
+        frame: Any = None
+        for packet in film.demux(video):
+            with suppress(av.error.FFmpegError):
+                if frame := next(iter(packet.decode()), None):
+                    break
         left = len(film.streams) - len(_others(film)) - 1
     if frame is None:
         raise FilmError(f"{path} holds no frames that can be read")
@@ -108,15 +107,6 @@ def _first(path: Path) -> tuple[Any, list[str]]:
         (frame.width % 2 or frame.height % 2, "its size is odd: written as 4:4:4, which some "
          "players do not show"),
     ) if holds]  # fmt: skip
-
-
-def _frames(packets: Iterator[Any]) -> Iterator[Any]:
-    """The frames in packets of pictures, without those that cannot be decoded."""
-    import av.error
-
-    for packet in packets:
-        with suppress(av.error.FFmpegError):
-            yield from packet.decode()
 
 
 def _holds(container: str, stream: Any) -> bool:
@@ -140,15 +130,10 @@ def colorize(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> frames.Outcome:
-    """Colour a film; the file is written whole, or not at all.
+    """Colour a film into `.mp4`, `.m4v`, `.mov` or `.mkv`, written whole or not at all.
 
-    Args:
-        colorizer: of the network.
-        source: any film that PyAV reads.
-        target: `.mp4`, `.m4v`, `.mov` or `.mkv`.
-        crf: H.264's constant rate factor, from 0 (lossless but for 4:2:0) to 51 (worst).
-        overwrite: replace an existing file.
-        progress: called with the number of frames done, and of all as far as it is known.
+    `crf` is H.264's constant rate factor, from 0 (lossless but for 4:2:0) to 51 (worst); `progress`
+    is called with the number of frames done, and of all as far as it is known.
 
     Raises:
         FilmError: the film cannot be read or has no frames, or the target cannot hold its sound.
@@ -191,10 +176,10 @@ def colorize(
                             outcome.damaged += 1  # the packet's fault; a disk's is another error
 
                 shape = first.height, first.width
-                stage = frames.ahead(frames.decoded(film, video, others, shape, after, outcome))
-                stage = frames.ahead(frames.predicted(colorizer, stage, outcome))
+                stage = ahead(frames.decoded(film, video, others, shape, after, outcome))
+                stage = ahead(frames.predicted(colorizer, stage, outcome))
                 join = partial(frames.joined, colorizer, stream.codec_context, outcome)
-                with closing(frames.overlapped(join, stage, _THREADS)) as coloured:
+                with closing(overlapped(join, stage, _THREADS)) as coloured:
                     for before, frame in coloured:
                         with outcome.working("encode"):
                             copy(before)
@@ -206,8 +191,6 @@ def colorize(
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             files.publish(temporary, target, overwrite)
-        except FileExistsError:
-            raise FilmError(f"{target} exists: name another or give --overwrite") from None
         except av.error.FFmpegError as error:
             raise FilmError(f"{target} could not be written: {error.strerror}") from error
         finally:

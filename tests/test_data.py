@@ -78,6 +78,17 @@ def test_interrupted_packing_leaves_no_pool(photographs, tmp_path):
     assert len(pack(photographs, tmp_path)[0]) == 40
 
 
+def test_what_a_killed_packing_left_is_cleared_away(photographs, tmp_path):
+    killed, running = (tmp_path / f"pools/photographs-40px-1.tmp{number}" for number in (1, 2))
+    for directory in (killed, running):
+        directory.mkdir(parents=True)
+        (directory / "images").touch()
+    for path in (killed / "images", killed, running):  # of the other, only what it writes is new
+        os.utime(path, (0, 0))
+    pack(photographs, tmp_path)
+    assert not killed.exists() and running.exists()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -18,7 +18,8 @@ from PIL import Image
 from test_folder import weights  # noqa: F401  (a fixture: a network of strong colours)
 
 import colorize
-from colorjax import color, frames, steady, video
+from colorjax import color, steady, video
+from colorjax.overlap import ahead, overlapped
 
 ROOT = Path(colorize.__file__).parent
 av.logging.set_level(None)
@@ -286,12 +287,12 @@ def test_stages_run_only_a_little_ahead_and_keep_order():
             made.append(number)
             yield number
 
-    doubled = frames.overlapped(lambda x: 2 * x, frames.ahead(source()), threads=2)
+    doubled = overlapped(lambda x: 2 * x, ahead(source()), threads=2)
     assert [next(doubled) for _ in range(5)] == [0, 2, 4, 6, 8]
     time.sleep(0.2)
     assert len(made) < 30
     doubled.close()
-    assert list(frames.ahead(letter for letter in "abc")) == ["a", "b", "c"]
+    assert list(ahead(letter for letter in "abc")) == ["a", "b", "c"]
 
 
 def test_an_error_of_a_stage_reaches_the_end():
@@ -300,7 +301,7 @@ def test_an_error_of_a_stage_reaches_the_end():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="gone"):
-        list(frames.overlapped(abs, frames.ahead(source()), threads=2))
+        list(overlapped(abs, ahead(source()), threads=2))
 
 
 # ----------------------------------------------------------------------------------- bad input

@@ -1,0 +1,34 @@
+"""Work done by threads, some items ahead of whoever asks for the results."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import repeat
+
+
+def overlapped(function: Callable, items: Iterable, threads: int, most: int = 8) -> Generator:
+    """`map` by threads of its own, in order, so many items ahead of whoever asks.
+
+    Closed early, it waits for its threads, then closes the items: a film must not be closed while
+    a stage before still reads from it.
+    """
+    pool, pending = ThreadPoolExecutor(threads), deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > most:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if isinstance(items, Generator):
+            items.close()
+
+
+def ahead(items: Generator) -> Generator:
+    """The same items, made by a thread of its own before they are asked for."""
+    end = object()
+    with closing(items), closing(overlapped(lambda _: next(items, end), repeat(0), 1)) as steps:
+        yield from iter(lambda: next(steps), end)
