@@ -74,17 +74,12 @@ class Validation:
         share: float = 0.0,
         labels: np.ndarray | None = None,
     ):
-        """Take photographs, and measure the two answers that need no network.
+        """Take photographs of a pool, and measure the two answers that need no network.
 
-        Args:
-            config: network and size.
-            pool: where the photographs are.
-            rows: which of them, at least one.
-            constant_ab: one ab for everything, of shape 2: the training photographs' mean.
-            rarity: weights of the bins, `261`, of the training photographs.
-            share: of the truth's colourfulness, that `measure` calibrates to; 0 leaves the
-                colours as predicted.
-            labels: of all photographs of the pool, as `batches.label_numbers` gives them.
+        Constant ab (of shape 2) is the training photographs' mean, rarity their weights of the
+        bins. `share` is that of the truth's colourfulness that `measure` calibrates to; 0 leaves
+        the colours as predicted. Labels are all of the pool's, as `batches.label_numbers` gives
+        them.
         """
         self._labels = np.full(len(rows), -1) if labels is None else labels[rows]
         self._config, self._rarity, self._share = config, np.asarray(rarity), share
@@ -97,8 +92,9 @@ class Validation:
         self.truth = np.concatenate(crops)[: self.count]
         small = [step.reduced_truth(config, images) for images in self._batches]
         self._small = np.concatenate(small)[: self.count]
-        self.psnr_grey = self._psnr(np.zeros((1, 1, 1, 2)))
-        self.psnr_constant = self._psnr(np.reshape(constant_ab, (1, 1, 1, 2)))
+        self._cf_truth = max(_colorfulness(self._small, self._small[..., 1:], 1.0), 1e-3)
+        self.psnr_grey = float(_psnr(self.truth, np.zeros((1, 1, 1, 2))))
+        self.psnr_constant = float(_psnr(self.truth, np.reshape(constant_ab, (1, 1, 1, 2))))
 
     def predict(self, params: Params) -> tuple[float, np.ndarray, np.ndarray | None]:
         """The objective's mean, ab `K N h w 2` for each of the powers, and labels `N`."""
@@ -125,13 +121,13 @@ class Validation:
             raise FloatingPointError("the network's colours are not finite")
         power, saturation = self._calibrate(ab) if self._share else (0, 1.0)
         calibrated = saturation * ab[power]
-        shown = self._coloured(self.truth[:samples], calibrated[:samples])
+        shown = _coloured(self.truth[:samples], calibrated[:samples])
         return Measured(
             samples=np.asarray(shown),
             validation_loss=loss,
-            psnr=self._psnr(ab[0]),
-            psnr_calibrated=self._psnr(calibrated),
-            colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth()),
+            psnr=float(_psnr(self.truth, ab[0])),
+            psnr_calibrated=float(_psnr(self.truth, calibrated)),
+            colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth),
             rarity=POWERS[power],
             saturation=saturation,
             auc=float(metrics.auc(_distances(self._small, ab[0]))),
@@ -144,13 +140,9 @@ class Validation:
         known = self._labels >= 0
         if answers is None or not known.any():
             return {"label_accuracy": None, "label_chance": None}
-        return {
-            "label_accuracy": float((answers == self._labels)[known].mean()),
-            "label_chance": float(np.bincount(self._labels[known]).max() / known.sum()),
-        }
-
-    def _cf_truth(self) -> float:
-        return max(_colorfulness(self._small, self._small[..., 1:], 1.0), 1e-3)
+        right = (answers == self._labels)[known].mean()
+        most = np.bincount(self._labels[known]).max() / known.sum()
+        return {"label_accuracy": float(right), "label_chance": float(most)}
 
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
         """The power, and saturation for it, that favours rare colours at no more than 0.05 dB.
@@ -160,7 +152,7 @@ class Validation:
         network's output size; it stays within 4. A network that knows nothing yet would exceed
         that with every power: the answer is then the first power, and 4.
         """
-        wanted, found = self._share * self._cf_truth(), []
+        wanted, found = self._share * self._cf_truth, []
         for index, answer in enumerate(ab):
             low, high = 0.0, MOST_SATURATION
             for _ in range(14):
@@ -174,15 +166,23 @@ class Validation:
         least = min(found)[0]
         return max((index, high) for error, index, high in found if error <= least + _WORTH)
 
-    def _coloured(self, truth: Array, ab: Array) -> jax.Array:
-        lightness = color.lightness(jnp.asarray(truth))
-        ab = jnp.broadcast_to(jnp.asarray(ab, jnp.float32), (len(truth), *ab.shape[1:]))
-        return step.colour_up(lightness, ab)
 
-    def _psnr(self, ab: Array) -> float:
-        """Of ab `N h w 2`. A photograph counts 60 at most: an all-black one would be infinite."""
-        each = metrics.psnr(self._coloured(self.truth, ab), jnp.asarray(self.truth))
-        return float(jnp.minimum(each, 60).mean())
+@jax.jit
+def _psnr(truth: jax.Array, ab: jax.Array) -> jax.Array:
+    """Mean PSNR of ab `N h w 2` or `1 1 1 2`, one picture after another, which bounds memory.
+
+    A photograph counts 60 at most: an all-black one would be infinite.
+    """
+
+    def of_one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return metrics.psnr(_coloured(pair[0][None], pair[1][None])[0], pair[0])
+
+    ab = jnp.broadcast_to(ab, (len(truth), *ab.shape[1:]))
+    return jnp.minimum(jax.lax.map(of_one, (truth, ab)), 60).mean()
+
+
+def _coloured(truth: Array, ab: Array) -> jax.Array:
+    return step.colour_up(color.lightness(truth), ab)
 
 
 def _fitted(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
