@@ -96,6 +96,8 @@ class Run:
                               f"{self.split.mesh.size} devices, or set --devices")  # fmt: skip
         begun = any(path.name.isdigit() for path in (self.out / "checkpoints").glob("*"))
         initial = None if begun else initial_weights(settings)
+        begins = not saved and processes.is_first()
+        is_new = not self.out.exists()
         processes.wait_for_all("open")  # all have looked at the directory before one writes there
         self.out.mkdir(parents=True, exist_ok=True)
         if not saved:
@@ -112,8 +114,9 @@ class Run:
                 self._remember(pools)
             network = self._network()
         except BaseException:
-            if not saved and processes.is_first():
+            if begins:
                 (self.out / "config.json").unlink()
+            if begins and is_new:
                 self.out.rmdir()
             raise
         shared = {field.name for field in dataclasses.fields(step.StepConfig)} - {"network"}
@@ -196,28 +199,25 @@ class Run:
         if not settings.minutes:
             return max(1, round(settings.epochs * (len(self.rows) // settings.batch)))
         spare = jax.tree.map(jnp.copy, self.state)
-        some = self.rows[: settings.batch]
-        arrays = self.pool.images, self.labels
-        examples = [batches.put(array, some, self.split) for array in arrays]
+        examples = [batches.put(array, self.rows[: settings.batch], self.split)
+                    for array in (self.pool.images, self.labels)]  # fmt: skip
 
         def once(train_step: Callable) -> Any:
             nonlocal spare
             spare, result = train_step(self.config, spare, *examples)
             return result
 
-        seconds, a_step = min(10, 3 * settings.minutes), 0.0
-        for phase, share in ((step, 1 - settings.adversarial), (adversarial, settings.adversarial)):
-            if share:
-                a_step += share * processes.seconds_per_call(
-                    partial(once, phase.train_step), seconds
-                )
+        late, seconds = settings.adversarial, min(10, 3 * settings.minutes)
+        a_step = sum(share * processes.seconds_per_call(partial(once, phase.train_step), seconds)
+                     for phase, share in ((step, 1 - late), (adversarial, late))
+                     if share)  # fmt: skip
         a_validation = processes.seconds_per_call(
-            lambda: self.validation.measure(processes.own(spare.ema)), 0
+            lambda: self.validation.measure(processes.own(self.state.ema)), 0
         )
         if settings.validate_every:
             steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
         else:
-            phases = 1 + (0 < settings.adversarial < 1)
+            phases = 1 + (0 < late < 1)
             left = 60 * settings.minutes - phases * VALIDATIONS * a_validation
             steps = max(left, 30 * settings.minutes) / a_step  # rather longer than untrained
         return max(1, int(steps))

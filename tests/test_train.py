@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -343,6 +344,11 @@ def test_a_diverged_network_stops_the_run(photographs, tmp_path, monkeypatch, ca
         shutil.rmtree(tmp_path / "run")
 
 
+def test_a_step_that_diverges_while_it_is_timed_is_no_crash(photographs, tmp_path):
+    argv = command(photographs, tmp_path / "run", "--minutes", "0.05", "--lr", "1e30")
+    assert train.main(argv) == 2  # the steps themselves then say so, in a sentence
+
+
 def test_killed_while_packing_it_can_be_resumed(photographs, whole, tmp_path):
     out = tmp_path / "run"
     argv = command(photographs, out, "--steps", "8", "--validate-every", "2")
@@ -468,6 +474,21 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
         "not allowed with",
     )
     assert not new.exists()
+
+
+def test_a_folder_of_ones_own_stays_when_a_run_cannot_begin(photographs, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    refused(capsys, train.main, command(photographs, mine, "--batch", "64"), "one batch of 64")
+    assert mine.exists() and not list(mine.iterdir())
+
+
+def test_too_little_memory_is_said(photographs, tmp_path, monkeypatch, capsys):
+    def too_large(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr(step, "train_step", too_large)
+    refused(capsys, train.main, command(photographs, tmp_path / "run"), "memory", "--batch")
 
 
 def test_changed_photographs_are_refused_on_resume(photographs, whole, tmp_path, capsys):
