@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
 
 # Colouring one photograph: XLA's chatter about the machine is of no use to anyone.
@@ -124,21 +124,15 @@ def many(options: argparse.Namespace, source: Path, target: Path) -> int:
         print(f"{before} of {len(pairs)} photographs are done already (--overwrite redoes them)")
     if not todo:
         return 0
-    colorizer, bar = load(options), report.Bar("colouring")
-    start = time.monotonic()
-
-    def progress(done: int) -> None:
-        bar.update(done, len(todo), f"{done / (time.monotonic() - start):.1f} photographs/s")
-
+    colorizer = load(options)
     try:
-        outcome = folder.colorize(colorizer, todo, options.quality, options.max_megapixels,
-                                  options.overwrite, progress)  # fmt: skip
+        with closing(report.Bar("colouring", "photographs/s")) as bar:
+            outcome = folder.colorize(colorizer, todo, options.quality, options.max_megapixels,
+                                      options.overwrite,
+                                      lambda done: bar.update(done, len(todo)))  # fmt: skip
     except KeyboardInterrupt:
-        bar.close()
         print("colorize.py: interrupted; the same command goes on with the rest", file=sys.stderr)
         return 130
-    finally:
-        bar.close()
     for note, count in outcome.notes.items():
         print(f"note: {note} ({count} photographs)" if count > 1 else f"note: {note}")
     print(f"coloured {outcome.coloured} of {len(todo)} photographs into {target}")
@@ -151,25 +145,15 @@ def film(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a film; the exit status."""
     from colorjax import report
 
-    colorizer, bar = load(options), report.Bar("colouring")
-    start, frames, of = time.monotonic(), 0, 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal frames, of
-        frames, of = done, total
-        bar.update(done, total, f"{done / (time.monotonic() - start):.1f} frames/s")
-
+    colorizer, bar = load(options), report.Bar("colouring", "frames/s")
     try:
-        outcome = video.colorize(
-            colorizer, source, target, options.crf, options.overwrite, progress
-        )
+        with closing(bar):
+            outcome = video.colorize(colorizer, source, target, options.crf, options.overwrite,
+                                     bar.update)  # fmt: skip
     except KeyboardInterrupt:
-        bar.close()
-        print(f"colorize.py: interrupted at frame {frames} of {of or 'an unknown number'}, "
-              "nothing was written", file=sys.stderr)  # fmt: skip
+        print(f"colorize.py: interrupted at frame {bar.done} of {bar.total or 'an unknown number'}"
+              ", nothing was written", file=sys.stderr)  # fmt: skip
         return 130
-    finally:
-        bar.close()
     for note in outcome.notes:
         print(f"note: {note}")
     print(f"wrote {target} ({outcome.frames} frames)")

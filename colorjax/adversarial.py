@@ -81,7 +81,7 @@ def train_step(
     def of_network(output: jax.Array, label_logits: jax.Array | None):
         ordinary = step.colour_loss(config, output, true, state.rarity).mean()
         if label_logits is not None:
-            ordinary += step.label_loss(config, label_logits, labels)
+            ordinary += loss.label_cross_entropy(label_logits, labels).mean()
         judged = adversarial_loss(config, state.critic, lightness, true, output)
         return ordinary + config.critic_weight * judged, ordinary
 

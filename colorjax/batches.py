@@ -19,10 +19,9 @@ FEWEST = 20  # photographs that make a label
 def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `pool` to train on, and rows of `val_pool` to validate on, at least one.
 
-    Where both are the same pool, a fraction of it validates.
-
-    Sides are chosen by the files' content, so a photograph stays on its own whatever is added to
-    the folder and however it is packed; what both pools hold is not trained on.
+    Where both are the same pool, a fraction of it validates. Sides are chosen by the files'
+    content, so a photograph stays on its own whatever is added to the folder; what both pools hold
+    is not trained on.
 
     Raises:
         DataError: too few are left for one batch.
@@ -78,22 +77,10 @@ def batches(
     pool: Pool, labels: np.ndarray, rows: np.ndarray, batch: int, seed: int, first: int, last: int,
     sharding=None,
 ) -> Iterator[tuple[jax.Array, jax.Array]]:  # fmt: skip
-    """Batches `first` up to `last` on the device, each gathered one ahead.
+    """Batches `first` up to before `last` on the device, each gathered one ahead.
 
-    Photographs `B S S 3` uint8, and their labels, int32 `B`.
-
-    Each epoch takes all rows in a new order that follows from the seed, less what is left over
-    after the last whole batch.
-
-    Args:
-        pool: where from.
-        labels: as `label_numbers` gives them.
-        rows: which of its photographs.
-        batch: B, at most as many as there are rows.
-        seed: of the run.
-        first: the step of the first batch.
-        last: the step before which to end.
-        sharding: where to put them.
+    Photographs `B S S 3` uint8, and their labels, int32 `B`. Each epoch takes all rows in a new
+    order that follows from the seed, less what is left over after the last whole batch.
     """
     epoch, order = -1, rows
 

@@ -21,15 +21,10 @@ _EPSILON = 216 / 24389
 _KAPPA = 24389 / 27
 
 
-def _rgb_to_xyz_matrix() -> np.ndarray:
-    """Linear RGB → XYZ relative to white: float64 of shape 3 3 whose rows sum to 1."""
-    x, y = _PRIMARIES.T
-    columns = np.stack([x / y, np.ones(3), (1 - x - y) / y])
-    matrix = columns * np.linalg.solve(columns, _WHITE)
-    return matrix / _WHITE[:, None]
-
-
-_TO_XYZ = _rgb_to_xyz_matrix()
+# Linear RGB → XYZ relative to white: float64 of shape 3 3 whose rows sum to 1.
+_X, _Y = _PRIMARIES.T
+_COLUMNS = np.stack([_X / _Y, np.ones(3), (1 - _X - _Y) / _Y])
+_TO_XYZ = _COLUMNS * np.linalg.solve(_COLUMNS, _WHITE) / _WHITE[:, None]
 _TO_RGB = np.linalg.inv(_TO_XYZ)
 _LUMINANCE = _TO_XYZ[1]
 
@@ -123,10 +118,7 @@ def fit_gamut(lab: Array) -> jax.Array:
 def colorfulness(rgb: Array, absolute: bool = False) -> jax.Array:
     """Hasler and Süsstrunk's colourfulness of sRGB pictures … H W 3 in 0…1 → …, about 0…150.
 
-    Args:
-        rgb: pictures; opponent values are taken on the 0…255 scale of the paper.
-        absolute: the variant of the colourisation literature, which takes absolute values of the
-            opponent channels before their mean and standard deviation.
+    Absolute is the variant of the colourisation literature: of absolute opponent values.
     """
     red, green, blue = jnp.moveaxis(255 * rgb, -1, 0)
     opponents = jnp.stack([red - green, 0.5 * (red + green) - blue])

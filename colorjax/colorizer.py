@@ -97,14 +97,13 @@ class Colorizer:
         temperature: float = 1.0,
         saturation: float = 1.0,
     ):
-        """Hold parameters and the network they belong to.
+        """Hold parameters, as `model.init` gives them, and the network they belong to.
 
         Args:
-            params: as `model.init` or `checkpoint.load_weights` give them.
-            network: their configuration.
+            params: of the network.
+            network: its configuration.
             working_size: side in pixels of the square whose area the network's copy has.
-            temperature: above 0, of a network with bins: 1 takes the mean of the colours it
-                thinks likely, towards 0 the likeliest.
+            temperature: of a network with bins: 1 takes the mean colour, towards 0 the likeliest.
             saturation: factor on ab, 0 or more.
 
         Raises:
@@ -131,16 +130,12 @@ class Colorizer:
         saturation: float | None = None,
         rarity: float | None = None,
     ) -> "Colorizer":
-        """Read a file of weights, those that come with the package unless another is named.
+        """Read a file of weights that `train.py` wrote, or those that come with the package.
 
-        Args:
-            weights: a `.safetensors` file that `train.py` wrote.
-            working_size: see `__init__`; unless given, half again the size that the weights were
-                trained at: in training the network saw crops, so things were larger.
-            temperature: see `__init__`; unless given, what the weights say, or 1.
-            saturation: likewise; it is calibrated after training.
-            rarity: likewise; a power of the weights of rare colours in training, that multiplies
-                their probabilities (`palette.favoured`); 0 leaves them as predicted.
+        What is not given is as the weights say; the working size half again the size that they were
+        trained at: in training the network saw crops, so things were larger. Rarity is a power of
+        the weights of rare colours in training, which multiplies their probabilities
+        (`palette.favoured`).
 
         Raises:
             checkpoint.WeightsError: the file is no such weights, or lacks bins that are needed.
@@ -196,10 +191,11 @@ class Colorizer:
             raise ValueError(f"image has the shape {image.shape}: it must be H W or H W 3")
         height, width = image.shape[:2]
         shapes = working_shapes(self.working_size, self.network.stride)
-        rows, columns = min(
-            shapes, key=lambda shape: abs(log(shape[1] / shape[0] * height / width))
-        )
-        inner = _inside(height, width, rows, columns)
+        rows, columns = min(shapes, key=lambda s: abs(log(s[1] / s[0] * height / width)))
+        # Where filling all of it would stretch the picture by more, the rest repeats the border.
+        stretch = columns / rows * height / width
+        inner = (max(1, round(min(rows, rows * _STRETCH * stretch))),
+                 max(1, round(min(columns, columns * _STRETCH / stretch))))  # fmt: skip
         small = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
         small = Image.fromarray(np.ascontiguousarray(small))
         small = small.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, reducing_gap=3)
@@ -210,14 +206,10 @@ class Colorizer:
         return lightness.reshape(rows, columns), (inner[0] / rows, inner[1] / columns)
 
     def predict(self, lightness: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """The second part: the network, on copies of one shape.
+        """The second part: the network, on `B rows columns` of lightness, as `shrink` gives it.
 
-        Args:
-            lightness: `B rows columns` as `shrink` gives them.
-
-        Returns:
-            ab `B h w 2`; and how sure the network is, `B h w` in 0 (all bins alike) … 1 (one
-            bin), None for a network without bins.
+        Its ab `B h w 2`; and how sure it is, `B h w` in 0 (all bins alike) … 1 (one bin), None for
+        a network without bins.
         """
         result = _predict(self.params, self.network, lightness, self.dtype, self.temperature)
         ab, entropy = jax.device_get(result)
@@ -258,19 +250,6 @@ class Colorizer:
                 piece = slice(start, start + _PIECE)
                 coloured[piece] = _padded(_join, _PIECE, pixels[piece], a[piece], b[piece])
         return out
-
-
-def _inside(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
-    """The part of a working shape that a picture fills, so that its aspect is off by 10 % at most.
-
-    All of it where the shape's own aspect is as near as that; the rest repeats the border.
-    """
-    stretch = columns / rows * height / width
-    if stretch > _STRETCH:
-        return rows, max(1, round(columns * _STRETCH / stretch))
-    if stretch < 1 / _STRETCH:
-        return max(1, round(rows * _STRETCH * stretch)), columns
-    return rows, columns
 
 
 def _padded(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray) -> np.ndarray:

@@ -86,7 +86,6 @@ class TrainConfig:
     huber: float = _option(1.0, "weight of the decoded colour's error, beside cross-entropy")
     labels: bool = _option(False, "learn what a photograph shows, too: the name of its folder, "
                                   "the first below --data")  # fmt: skip
-    label_weight: float = _option(1.0, "of what wrong labels cost")
     adversarial: float = _option(0.0, "share of the run, its last, with an adversarial network")
     critic_weight: float = _option(1.0, "of what the adversarial network says")
     critic_lr: float = _option(8e-4, "its learning rate; the network's beside it is a quarter")
@@ -113,9 +112,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check ranges: ConfigError names the option, its value and what it may be."""
         positive = ("size", "batch", "epochs", "lr", "clip", "critic_lr")
-        zero_or_more = ("steps", "minutes", "weight_decay", "min_colorfulness", "seed",
-                        "validate_every", "patience", "devices", "huber", "label_weight",
-                        "critic_weight")  # fmt: skip
+        zero_or_more = ("steps", "minutes", "weight_decay", "min_colorfulness", "seed", "patience",
+                        "validate_every", "devices", "huber", "critic_weight")  # fmt: skip
         shares = ("film", "ageing", "colorfulness", "adversarial")
         for names, holds, what in (
             (positive, lambda v: 0 < v < float("inf"), "above 0"),
@@ -139,8 +137,6 @@ class TrainConfig:
             if not self.adversarial and getattr(self, name) != getattr(TrainConfig, name):
                 what = "is for adversarial training: add --preset gan or --adversarial"
                 raise ConfigError(f"{_flag(name)} {what}")
-        if not self.labels and self.label_weight != TrainConfig.label_weight:
-            raise ConfigError("--label-weight is for training with --labels: add that")
         if self.labels and self.network == "paper":
             raise ConfigError("--labels is for the unet, and --network paper is another")
         try:
@@ -220,12 +216,7 @@ def train_parser() -> argparse.ArgumentParser:
 
 
 def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> TrainConfig:
-    """What was given on the command line, completed.
-
-    Args:
-        given: options by name, those of the command line only.
-        saved: the configuration of the run to be resumed: it completes what is not given, and
-            nothing given may differ from it.
+    """What was given on the command line, completed by a preset, or by the run to be resumed.
 
     Raises:
         ConfigError: a value out of range, or different from the saved one.
@@ -248,8 +239,6 @@ def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> Train
         except TypeError as error:
             raise ConfigError(f"config.json is not a run's: {error}") from None
     preset = given.get("preset", TrainConfig.preset)
-    if preset not in PRESETS:
-        raise ConfigError(f"--preset {preset}: it must be one of {', '.join(PRESETS)}")
     for name in ("steps", "minutes"):  # where 0 stands for "not given"
         if given.get(name, 1) == 0:
             raise ConfigError(f"{_flag(name)} {given[name]}: it must be above 0")

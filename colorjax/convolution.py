@@ -13,13 +13,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Of Lavin and Gray's section 4.1: what brings a tile of 4×4 pixels, a kernel of 3×3 and the 4×4
 # products of both to the results, 2×2, each applied to rows and then to columns.
-_PICTURE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-_RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))
+_PICTURE = np.array([(1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)])
+_KERNEL = np.array([(1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)])
+_RESULT = np.array([(1, 1, 1, 0), (0, 1, -1, -1)])
 _FEW = 8  # features at most, for copies of their gradient to be cheap
 
 
@@ -101,9 +102,6 @@ def _by_phases(x, kernel, stride):
     return total
 
 
-# ---------------------------------------------------------------------------- Winograd's
-
-
 def _pays(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> bool:
     """Whether it is possible, and faster; without training, whatever the batch.
 
@@ -140,9 +138,9 @@ def winograd_kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """The gradient by the kernel, given the one by the result."""
     quarters = jnp.stack([gradient[:, row::2] for row in range(2)])
     quarters = jnp.stack([quarters[:, :, :, column::2] for column in range(2)], axis=1)
-    of_products = _transformed(_turned(_RESULT), quarters).reshape(16, -1, gradient.shape[3])
+    of_products = _transformed(_RESULT.T, quarters).reshape(16, -1, gradient.shape[3])
     products = jnp.einsum("tpc,tpf->tcf", _tiles(x), of_products)
-    return _transformed(_turned(_KERNEL), products.reshape(4, 4, *products.shape[1:]))
+    return _transformed(_KERNEL.T, products.reshape(4, 4, *products.shape[1:]))
 
 
 def _tiles(x: jax.Array) -> jax.Array:
@@ -155,17 +153,13 @@ def _tiles(x: jax.Array) -> jax.Array:
     return jnp.stack(_combined(_PICTURE, columns), axis=1).reshape(16, -1, channels)
 
 
-def _transformed(matrix: Sequence[Sequence[float]], grid: jax.Array) -> jax.Array:
+def _transformed(matrix: np.ndarray, grid: jax.Array) -> jax.Array:
     """A grid `n n …` → matrix · grid · matrixᵀ, `m m …`."""
     rows = jax.lax.optimization_barrier(jnp.stack(_combined(matrix, grid)))
     return jnp.stack(_combined(matrix, [rows[:, j] for j in range(rows.shape[1])]), axis=1)
 
 
-def _combined(matrix: Sequence[Sequence[float]], parts: Sequence[jax.Array] | jax.Array):
+def _combined(matrix: np.ndarray, parts: Sequence[jax.Array] | jax.Array):
     """Sums of the parts, one for each row of the matrix: its numbers are their factors."""
     return [sum(c * part if c != 1 else part for c, part in zip(row, parts, strict=True) if c)
-            for row in matrix]  # fmt: skip
-
-
-def _turned(matrix: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-    return list(zip(*matrix, strict=True))
+            for row in matrix.tolist()]  # fmt: skip

@@ -18,9 +18,9 @@ from colorjax import color, processes
 class Bar:
     """A progress bar on a terminal, a plain line every ten seconds elsewhere."""
 
-    def __init__(self, title: str):
-        """Name what is in progress."""
-        self._title, self._bar = title, None
+    def __init__(self, title: str, unit: str = ""):
+        """Name what is in progress, and in what its pace is shown, as "frames/s"."""
+        self._title, self._unit, self._bar, self.done, self.total = title, unit, None, 0, 0
         self._first, self._start, self._last = -1, 0.0, 0.0
 
     def update(self, done: int, total: int, text: str = "") -> None:
@@ -28,6 +28,10 @@ class Bar:
         now = time.monotonic()
         if self._first < 0:
             self._first, self._start, self._last = done, now, now
+        self.done, self.total = done, total
+        if self._unit:
+            pace = (done - self._first) / max(now - self._start, 1e-9)
+            text = f"{pace:.1f} {self._unit}"
         if sys.stdout.isatty():
             if self._bar is None:
                 from rich import progress
@@ -107,12 +111,8 @@ def cut_back(directory: Path, step: int) -> None:
     log = directory / "log.jsonl"
     if log.exists():
         lines = log.read_text().splitlines(keepends=True)
-        kept = []
-        for line in lines:
-            if not line.endswith("\n"):  # cut off in the middle of writing
-                break
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
+        # The last one may have been cut off in the middle of writing.
+        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
         temporary = log.with_suffix(".tmp")
         temporary.write_text("".join(kept))
         os.replace(temporary, log)

@@ -49,7 +49,6 @@ class StepConfig:
     ageing: float = 0.2  # share of pictures befallen by each kind of ageing
     rarity: float = 0.5  # how much rare colours count: 0 as often as they occur, below 1
     huber: float = 1.0  # weight of the decoded colour's loss, where the network has bins
-    label_weight: float = 1.0  # of the labels' loss, where the network has labels
     adversarial: float = 0.0  # share of the steps, the last ones, that have a critic
     critic_weight: float = 1.0  # of what the critic says, beside the colours' loss
     critic_lr: float = 8e-4  # the critic's learning rate; the network's beside it is a quarter
@@ -96,14 +95,10 @@ def create_state(
     params: Params | None = None,
     histogram: Array | None = None,
 ) -> TrainState:
-    """A state at step 0.
+    """A state at step 0, of new parameters unless given, for photographs with such colours, `261`.
 
-    Args:
-        config: of the step.
-        total_steps: where the learning rate's schedule ends.
-        params: new ones unless given. New ones of a network with bins begin with the answer that
-            is best without looking, the bins' frequencies, rather than learn those first.
-        histogram: of the photographs' colours, `261`; even unless given.
+    New ones of a network with bins begin with the answer that is best without looking, the bins'
+    frequencies, rather than learn those first.
     """
     histogram = np.ones(model.BINS) if histogram is None else histogram
     rarity = palette.rarity_weights(histogram, 1 - config.rarity)
@@ -165,15 +160,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
 
-    Args:
-        config: of the step.
-        state: before it.
-        images: the pictures.
-        labels: `B`, the place of each one's label in the network's, −1 for none; not looked at by
-            a network without.
-
-    Returns:
-        The next state, and scalars: the loss, and the gradient's norm before clipping.
+    Labels `B` are the places of each one's in the network's, −1 for none; a network without does
+    not look at them. The next state, and scalars: the loss, and the gradient's norm before
+    clipping.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     lightness, target = jax.lax.stop_gradient(examples(config, key, images))
@@ -181,19 +170,12 @@ def train_step(
     def objective(params: Params) -> jax.Array:
         output, said = model.predict(params, config.network, lightness, jnp.dtype(config.dtype))
         value = colour_loss(config, output, target, state.rarity).mean()
-        return value if said is None else value + label_loss(config, said, labels)
+        return value if said is None else value + loss.label_cross_entropy(said, labels).mean()
 
     value, gradient = jax.value_and_grad(objective)(state.params)
     rate = learning_rate(config, state.step, state.ordinary_steps)
     state = updated(config, state, gradient, rate)
     return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-
-
-def label_loss(config: StepConfig, said: jax.Array, labels: Array | None) -> jax.Array:
-    """What saying the wrong label costs, weighted: a scalar."""
-    if labels is None:
-        raise ValueError("the network has labels, and none are given")
-    return config.label_weight * loss.label_cross_entropy(said, labels).mean()
 
 
 def updated(config: StepConfig, state: TrainState, gradient: Params, rate: jax.Array) -> TrainState:
@@ -227,10 +209,9 @@ def evaluate(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """What the network makes of the centre crops of `B S S 3` uint8 pictures.
 
-    Returns:
-        Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the rarity
-        weights that probabilities are multiplied by (a network without bins has one answer to
-        all); and the number of its most likely label `B`, None from a network without labels.
+    Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the rarity weights
+    that probabilities are multiplied by (without bins all alike); the number of its likeliest label
+    `B`.
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
@@ -253,20 +234,15 @@ def reduced_truth(config: StepConfig, images: Array) -> jax.Array:
     return reduced(config, color.lightness(rgb), rgb)
 
 
-@jax.jit
-def is_finite(params: Params) -> jax.Array:
-    """Whether every parameter is a finite number."""
-    return jnp.all(jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
+# Whether every one of a tree's numbers is finite.
+is_finite = jax.jit(lambda tree: jnp.isfinite(optax.tree.norm(tree)))
 
 
 def placement(devices: int = 0) -> tuple[NamedSharding, NamedSharding]:
-    """Shardings for the state (whole on each device) and for batches (split over them).
-
-    Args:
-        devices: how many to use; 0 means all.
+    """Shardings for the state (whole on each device) and for batches (split); 0 means all devices.
 
     Raises:
-        ValueError: there are not as many.
+        ValueError: there are not as many devices.
     """
     count = devices or jax.device_count()
     if count > jax.device_count():

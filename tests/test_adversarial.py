@@ -45,7 +45,7 @@ def test_one_pass_has_the_gradients_of_two(number):
     def of_network(params):
         output, label_logits = model.predict(params, network, lightness)
         value = step.colour_loss(config, output, true, state.rarity).mean()
-        value += step.label_loss(config, label_logits, numbers)
+        value += loss.label_cross_entropy(label_logits, numbers).mean()
         judged = adversarial.adversarial_loss(config, state.critic, lightness, true, output)
         return value + config.critic_weight * judged
 

@@ -42,7 +42,7 @@ def labelled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(labelled, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "labels"
-    options = "--labels --label-weight 1 --steps 100 --validate-every 50 --batch 16".split()
+    options = "--labels --steps 100 --validate-every 50 --batch 16".split()
     options += "--val-fraction 0.2 --film 0 --ageing 0".split()
     argv = ["--data", str(labelled), "--out", str(out), *SMALL, *options]
     assert train.main(argv) == 0
@@ -157,8 +157,6 @@ def test_bad_input_gets_a_sentence(labelled, trained, tmp_path, capsys):
         (train.main, ["--data", flat, "--labels", *SMALL], ["--labels", "one folder", "two"]),
         (train.main, ["--data", flat / "only", "--labels", *SMALL], ["--labels", "no folder"]),
         (train.main, ["--data", flat, "--labels", "--preset", "paper"], ["--labels", "paper"]),
-        (train.main, ["--data", flat, "--label-weight", "-1"], ["--label-weight -1"]),
-        (train.main, ["--data", flat, "--label-weight", "2"], ["--label-weight", "--labels"]),
         (train.main, ["--data", flat, "--critic-weight", "2"], ["--critic-weight", "gan"]),
         (colorize.main, [grey, out.with_suffix(".png"), "--explain"], ["--explain", "labels"]),
         (colorize.main, ["in.mp4", out.with_suffix(".mp4"), "--explain"], ["--explain", "film"]),
