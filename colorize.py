@@ -192,6 +192,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, files.FileError, video.FilmError, WeightsError, OSError) as error:
         print(f"colorize.py: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:  # the latter is XLA's, too
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("colorize.py: there is too little memory for that", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("colorize.py: interrupted, nothing was written", file=sys.stderr)
         return 130

@@ -9,7 +9,7 @@ from conftest import picture, refused
 from PIL import Image
 
 import colorize
-from colorjax import checkpoint, color, model
+from colorjax import Colorizer, checkpoint, color, model
 from colorjax.model import NetworkConfig
 
 ROOT = Path(colorize.__file__).parent
@@ -24,6 +24,17 @@ def grey(tmp_path):
 
 def run(*argv):
     return colorize.main([str(word) for word in argv])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 1 byte")])
+def test_too_little_memory_is_said(grey, tmp_path, monkeypatch, capsys, error):
+    def too_large(*_):
+        raise error
+
+    monkeypatch.setattr(Colorizer, "predict", too_large)
+    for source, target in ((grey, tmp_path / "out.png"), (grey.parent, tmp_path / "out")):
+        refused(capsys, colorize.main, [source, target], "memory")
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_png_keeps_size_and_lightness(grey, tmp_path, capsys):
