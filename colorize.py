@@ -195,7 +195,8 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # the latter is XLA's, too
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print("colorize.py: there is too little memory for that", file=sys.stderr)
+        what = "there is too little memory: set a smaller --working-size, or scale the picture down"
+        print(f"colorize.py: {what}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("colorize.py: interrupted, nothing was written", file=sys.stderr)

@@ -187,11 +187,12 @@ def main(argv: list[str] | None = None) -> int:
         return train(Run(*config.open_run(given, given.pop("resume", False))))
     except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        what = "the device has too little memory for that: set a smaller --batch or --size"
-        print(f"train.py: {what}", file=sys.stderr)
+        print("train.py: there is too little memory: begin another run, by another --out, with a "
+              "smaller --batch or --size; what was saved before is intact",
+              file=sys.stderr)  # fmt: skip
     except OSError as error:
         what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         print(f"train.py: {what}; what was saved before is intact", file=sys.stderr)

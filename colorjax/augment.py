@@ -13,9 +13,15 @@ from colorjax.color import Array
 
 
 def random_crops(key: jax.Array, images: Array, size: int) -> jax.Array:
-    """Random windows of half to all of each picture `B S S 3` uint8, half of them mirrored.
+    """Random windows of half to all of each picture, half of them mirrored, scaled to `size`.
 
-    Scaled to `B size size 3` in 0…1, bilinearly and antialiased.
+    Args:
+        key: a random key.
+        images: `B S S 3` uint8.
+        size: of the result.
+
+    Returns:
+        `B size size 3` in 0…1. Scaling is bilinear and antialiased.
     """
     source = images.shape[1]
     lengths, tops, lefts, mirror = (

@@ -77,10 +77,22 @@ def batches(
     pool: Pool, labels: np.ndarray, rows: np.ndarray, batch: int, seed: int, first: int, last: int,
     sharding=None,
 ) -> Iterator[tuple[jax.Array, jax.Array]]:  # fmt: skip
-    """Batches `first` up to before `last` on the device, each gathered one ahead.
+    """Batches `first` up to `last` on the device, each gathered one ahead.
 
-    Photographs `B S S 3` uint8, and their labels, int32 `B`. Each epoch takes all rows in a new
-    order that follows from the seed, less what is left over after the last whole batch.
+    Photographs `B S S 3` uint8, and their labels, int32 `B`.
+
+    Each epoch takes all rows in a new order that follows from the seed, less what is left over
+    after the last whole batch.
+
+    Args:
+        pool: where from.
+        labels: as `label_numbers` gives them.
+        rows: which of its photographs.
+        batch: B, at most as many as there are rows.
+        seed: of the run.
+        first: the step of the first batch.
+        last: the step before which to end.
+        sharding: where to put them.
     """
     epoch, order = -1, rows
 

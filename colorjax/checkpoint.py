@@ -38,9 +38,14 @@ def _flat(tree: Tree) -> Tree:
 
 
 def save_weights(path: str | Path, params: Tree, network: Tree, summary: Tree, dtype="float32"):
-    """Write parameters whole or not at all, with the network's configuration and a summary, JSON.
+    """Write parameters whole or not at all.
 
-    As numbers of a dtype: float16 halves the file's size.
+    Args:
+        path: of the file, `.safetensors` by custom.
+        params: a nested dict of arrays.
+        network: the network's configuration, JSON.
+        summary: how they were trained, JSON.
+        dtype: of the file's numbers; float16 halves its size.
     """
     tensors = {name: np.asarray(value).astype(dtype) for name, value in _flat(params).items()}
     metadata = {"network": json.dumps(network), "summary": json.dumps(summary)}
@@ -75,7 +80,11 @@ def read_header(path: str | Path) -> tuple[Tree, Tree]:
 
 
 def load_weights(path: str | Path, expected: Tree) -> Tree:
-    """Read parameters as float32, of the shapes that the network needs.
+    """Read parameters as float32.
+
+    Args:
+        path: as `save_weights` wrote it.
+        expected: a nested dict of anything that has a shape: what the network needs.
 
     Raises:
         WeightsError: a part is missing, is one too many, has another shape or is not finite.
@@ -144,9 +153,13 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, progress: Tree, value: float | None = None) -> None:
-        """Save in the background what decides the future: arrays, and progress as JSON.
+        """Save in the background what decides the future.
 
-        The value is what validation said of this state, higher is better; None without validation.
+        Args:
+            step: of the state.
+            state: a pytree of arrays.
+            progress: JSON.
+            value: what validation said of this state, higher is better; None without validation.
 
         Raises:
             OSError: the disk is full, or this or the checkpoint before could not be written.

@@ -118,7 +118,10 @@ def fit_gamut(lab: Array) -> jax.Array:
 def colorfulness(rgb: Array, absolute: bool = False) -> jax.Array:
     """Hasler and Süsstrunk's colourfulness of sRGB pictures … H W 3 in 0…1 → …, about 0…150.
 
-    Absolute is the variant of the colourisation literature: of absolute opponent values.
+    Args:
+        rgb: pictures; opponent values are taken on the 0…255 scale of the paper.
+        absolute: the variant of the colourisation literature, which takes absolute values of the
+            opponent channels before their mean and standard deviation.
     """
     red, green, blue = jnp.moveaxis(255 * rgb, -1, 0)
     opponents = jnp.stack([red - green, 0.5 * (red + green) - blue])

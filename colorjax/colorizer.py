@@ -97,13 +97,14 @@ class Colorizer:
         temperature: float = 1.0,
         saturation: float = 1.0,
     ):
-        """Hold parameters, as `model.init` gives them, and the network they belong to.
+        """Hold parameters and the network they belong to.
 
         Args:
-            params: of the network.
-            network: its configuration.
+            params: as `model.init` or `checkpoint.load_weights` give them.
+            network: their configuration.
             working_size: side in pixels of the square whose area the network's copy has.
-            temperature: of a network with bins: 1 takes the mean colour, towards 0 the likeliest.
+            temperature: above 0, of a network with bins: 1 takes the mean of the colours it
+                thinks likely, towards 0 the likeliest.
             saturation: factor on ab, 0 or more.
 
         Raises:
@@ -130,12 +131,16 @@ class Colorizer:
         saturation: float | None = None,
         rarity: float | None = None,
     ) -> "Colorizer":
-        """Read a file of weights that `train.py` wrote, or those that come with the package.
+        """Read a file of weights, those that come with the package unless another is named.
 
-        What is not given is as the weights say; the working size half again the size that they were
-        trained at: in training the network saw crops, so things were larger. Rarity is a power of
-        the weights of rare colours in training, which multiplies their probabilities
-        (`palette.favoured`).
+        Args:
+            weights: a `.safetensors` file that `train.py` wrote.
+            working_size: see `__init__`; unless given, half again the size that the weights were
+                trained at: in training the network saw crops, so things were larger.
+            temperature: see `__init__`; unless given, what the weights say, or 1.
+            saturation: likewise; it is calibrated after training.
+            rarity: likewise; a power of the weights of rare colours in training, that multiplies
+                their probabilities (`palette.favoured`); 0 leaves them as predicted.
 
         Raises:
             checkpoint.WeightsError: the file is no such weights, or lacks bins that are needed.
@@ -206,10 +211,14 @@ class Colorizer:
         return lightness.reshape(rows, columns), (inner[0] / rows, inner[1] / columns)
 
     def predict(self, lightness: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """The second part: the network, on `B rows columns` of lightness, as `shrink` gives it.
+        """The second part: the network, on copies of one shape.
 
-        Its ab `B h w 2`; and how sure it is, `B h w` in 0 (all bins alike) … 1 (one bin), None for
-        a network without bins.
+        Args:
+            lightness: `B rows columns` as `shrink` gives them.
+
+        Returns:
+            ab `B h w 2`; and how sure the network is, `B h w` in 0 (all bins alike) … 1 (one
+            bin), None for a network without bins.
         """
         result = _predict(self.params, self.network, lightness, self.dtype, self.temperature)
         ab, entropy = jax.device_get(result)

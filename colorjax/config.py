@@ -216,7 +216,12 @@ def train_parser() -> argparse.ArgumentParser:
 
 
 def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> TrainConfig:
-    """What was given on the command line, completed by a preset, or by the run to be resumed.
+    """What was given on the command line, completed.
+
+    Args:
+        given: options by name, those of the command line only.
+        saved: the configuration of the run to be resumed: it completes what is not given, and
+            nothing given may differ from it.
 
     Raises:
         ConfigError: a value out of range, or different from the saved one.
@@ -239,6 +244,8 @@ def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> Train
         except TypeError as error:
             raise ConfigError(f"config.json is not a run's: {error}") from None
     preset = given.get("preset", TrainConfig.preset)
+    if preset not in PRESETS:
+        raise ConfigError(f"--preset {preset}: it must be one of {', '.join(PRESETS)}")
     for name in ("steps", "minutes"):  # where 0 stands for "not given"
         if given.get(name, 1) == 0:
             raise ConfigError(f"{_flag(name)} {given[name]}: it must be above 0")

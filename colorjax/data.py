@@ -7,6 +7,7 @@ and a list of what was left out and why. Nothing here grows with the folder but 
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from colorjax import color, files
 from colorjax.overlap import overlapped
 
 _VERSION = 2  # of the pool's layout: another number packs anew
+_UNFINISHED = re.compile(r".*-\d+px-[0-9a-f]{16}\.tmp\d+")  # a pool that is being packed
 _THREADS = os.cpu_count() or 1  # that decode: Pillow does so, and scales, without the GIL
 
 
@@ -58,7 +60,10 @@ def _fingerprint(folder: Path, paths: list[Path], settings: list) -> str:
 def _load(directory: Path, side: int) -> Pool:
     index = json.loads((directory / "index.json").read_text())
     index["hashes"] = np.array(index["hashes"], np.uint64)
-    images = np.memmap(directory / "images", np.uint8, "r").reshape(-1, side, side, 3)
+    shape = len(index["paths"]), side, side, 3
+    if (directory / "images").stat().st_size != np.prod(shape):
+        raise DataError(f"{directory} is damaged: delete it, and the photographs are packed anew")
+    images = np.memmap(directory / "images", np.uint8, "r", shape=shape)
     return Pool(images=images, directory=directory, **index)
 
 
@@ -95,13 +100,18 @@ def pack(
 ) -> Pool:
     """Decode a folder of photographs into a pool, or reuse the one packed before.
 
-    Each photograph's short side is scaled to `side` and its centre square kept; those less
-    colourful than `min_colorfulness` (Hasler and Süsstrunk's number) are left out. Pools are kept
-    in `cache`, one folder each. `say` is told in a line what is done, `progress` how many files of
-    how many.
+    Args:
+        folder: of any nesting.
+        side: S; each photograph's short side is scaled to it and its centre square kept.
+        cache: the directory in which pools are kept, one folder each.
+        min_colorfulness: less colourful photographs are left out (Hasler and Süsstrunk's number):
+            a network that learns from grey photographs answers with grey.
+        say: told in a line what is done.
+        progress: called with how many files of how many have been decoded.
 
     Raises:
-        DataError: the folder is missing, or holds no photograph that can be used.
+        DataError: the folder is missing, or holds no photograph that can be used; the disk is too
+            full; the pool packed before is damaged.
         OSError: the pool cannot be written.
     """
     folder = Path(folder)
@@ -121,10 +131,10 @@ def pack(
         return pool
 
     # Packed under another name until it is whole; two runs may well pack one folder at once.
-    for other in directory.parent.glob("*.tmp*"):
+    for other in filter(_UNFINISHED.fullmatch, map(str, directory.parent.glob("*"))):
         with suppress(OSError):  # it may just have got its name
-            written = max(path.stat().st_mtime for path in (other, *other.glob("images")))
-            if time.time() - written > 3600:  # by a run that was killed
+            written = max(os.stat(entry).st_mtime for entry in (other, *os.scandir(other)))
+            if time.time() - written > 86400:  # by a run that was killed
                 shutil.rmtree(other)
     building = directory.with_name(f"{name}.tmp{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
@@ -161,11 +171,12 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
 
     kept: dict[int, Path] = {}
     causes, left_out = Counter(), directory / "left-out.txt"
+    waiting = min(4 * _THREADS, max(_THREADS, 2**27 // (3 * side * side)))  # to bound memory
     judge = partial(_judge, side=side, min_colorfulness=min_colorfulness)
     with (
         open(directory / "images", "wb") as images,
         open(left_out, "w", encoding="utf-8", errors="backslashreplace") as out,
-        closing(overlapped(judge, paths, _THREADS, 4 * _THREADS)) as judged,
+        closing(overlapped(judge, paths, _THREADS, waiting)) as judged,
     ):
         for done, (path, digest, pixels, cause, reason) in enumerate(judged, 1):
             progress(done, len(paths))
@@ -177,6 +188,8 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
             else:
                 images.write(pixels)
                 kept[digest] = path
+        images.flush()
+        os.fsync(images.fileno())
     if not kept:
         raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
     index = {"fingerprint": fingerprint, "left_out": causes, "hashes": list(kept),

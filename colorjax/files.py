@@ -103,10 +103,14 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
-    """Read a photograph (the first frame or page of several), turned upright, in sRGB.
+    """Read a photograph of any common kind, turned upright and converted to sRGB.
+
+    Args:
+        path: of the file; of several frames or pages the first is read.
+        max_megapixels: larger ones are refused before they are decoded.
 
     Raises:
-        FileError: it is missing, no picture, truncated, damaged or too large to be decoded.
+        FileError: it is missing, no picture, truncated, damaged or too large.
     """
     path, notes = Path(path), []
     if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path)):
@@ -147,7 +151,10 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
 def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
     """Decode a photograph for training: its centre square, upright, `S S 3` uint8 sRGB.
 
-    S is the short side, at most twice what the photograph has; the name is for errors.
+    Args:
+        data: the file's content.
+        name: for errors.
+        short_side: S, at most twice what the photograph has.
 
     Raises:
         FileError: it is no picture, truncated, damaged, too large or too small.
@@ -196,8 +203,14 @@ def check_output(
 
 def publish(temporary: Path, path: Path, overwrite: bool) -> None:
     """Give a finished file its name; FileError if there is one that is not to be replaced."""
-    if not overwrite and os.path.lexists(path):
-        raise FileError(f"{path} exists: name another or give --overwrite")
+    try:
+        if not overwrite:
+            return os.link(temporary, path)  # which refuses what is there, at any moment
+    except FileExistsError:
+        raise FileError(f"{path} exists: name another or give --overwrite") from None
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileError(f"{path} exists: name another or give --overwrite") from None
     os.replace(temporary, path)
 
 
@@ -206,8 +219,17 @@ def write(
 ) -> list[str]:
     """Write a photograph whole or not at all, tagged as sRGB, in the format its suffix names.
 
-    PNG, TIFF, WebP (lossless), BMP and PPM hold exactly these pixels; JPEG is of a quality of 1 to
-    100 and without chroma subsampling. What could not be kept comes back, one line each.
+    PNG, TIFF, WebP (lossless), BMP and PPM hold exactly these pixels; JPEG is without chroma
+    subsampling.
+
+    Args:
+        path: of the file.
+        photograph: what to write; its notes are not used.
+        quality: of JPEG, 1 to 100.
+        overwrite: replace an existing file.
+
+    Returns:
+        What could not be kept, one line each.
 
     Raises:
         FileError: as by `check_output`, or the disk is full or the photograph too large for it.

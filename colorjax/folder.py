@@ -81,10 +81,17 @@ def colorize(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Colour photographs, as `pairs` gives them, going on after those that fail.
+    """Colour photographs, going on after those that fail.
 
-    `progress` is called with the number of photographs done or failed. Interrupted, it finishes
-    what it is writing: every file is whole or not there.
+    Args:
+        colorizer: of the network.
+        todo: as `pairs` gives them; folders are made as needed.
+        quality: of JPEG.
+        max_megapixels: larger photographs are refused.
+        overwrite: replace what is there.
+        progress: called with the number of photographs done or failed.
+
+    Interrupted, it finishes what it is writing: every file is whole or not there.
     """
     outcome, waiting, held, done = Outcome(), iter(todo), 0, 0
     reading: set[Future] = set()

@@ -20,9 +20,13 @@ def mean_squared_error(ab: jax.Array, target: jax.Array) -> jax.Array:
 def cross_entropy(logits: jax.Array, target: jax.Array, rarity: jax.Array) -> jax.Array:
     """Of the bins' soft targets, each place weighted by the rarity of its true colour.
 
-    Zhang, Isola and Efros 2016, equation 2, of logits `B h w 261` and true ab. Squared error's best
-    answer to "red or blue?" is the grey between; here both may be likely, and the choice between
-    them is made afterwards.
+    Zhang, Isola and Efros 2016, equation 2. Squared error's best answer to "red or blue?" is the
+    grey between; here both may be likely, and the choice between them is made afterwards.
+
+    Args:
+        logits: `B h w 261`.
+        target: true ab.
+        rarity: weights of the bins, `261`, as `palette.rarity_weights` gives them.
     """
     likely = (palette.encode(target) * logits).sum(-1)
     weight = rarity[palette.nearest(target)]
@@ -36,7 +40,8 @@ def huber(ab: jax.Array, target: jax.Array) -> jax.Array:
 
 def label_cross_entropy(logits: jax.Array, labels: Array | None) -> jax.Array:
     """Of the logits `B labels` and the number of the true label `B`, 0 where that is −1: none."""
-    assert labels is not None, "the network has labels, and none are given"
+    if labels is None:
+        raise ValueError("the network has labels, and none are given")
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     return jnp.where(labels < 0, 0, losses)
 

@@ -17,17 +17,28 @@ def mean_squared_error(prediction: jax.Array, truth: jax.Array) -> jax.Array:
 
 
 def psnr(prediction: jax.Array, truth: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio of each picture in dB, in RGB; infinite where they are equal."""
+    """Peak signal-to-noise ratio of each picture in dB, in RGB: two `… H W 3` → `…`.
+
+    Not capped: it is infinite where the pictures are equal, so a mean over pictures needs those
+    without colour, which any colouriser gets right, left out.
+    """
     return -10 * jnp.log10(mean_squared_error(prediction, truth))
 
 
 def distance_histogram(
     ab_prediction: jax.Array, ab_truth: jax.Array, weights: jax.Array | None = None
 ) -> jax.Array:
-    """Pixels `… 2` by how far the predicted colour lies from the true one, each of a weight `…`.
+    """Pixels by how far the predicted colour lies from the true one, to be added up over batches.
 
-    Float32 `152`, to be added up over batches, in float64: entry t holds those of an ab distance
-    above t − 1 and up to t, the last one those beyond 150.
+    Args:
+        ab_prediction: predicted colours, `… 2`.
+        ab_truth: true colours, `… 2`.
+        weights: what each pixel counts for, `…`, as `rarity` gives it; 1 unless given.
+
+    Returns:
+        Float32 `152`: entry t holds the pixels of an ab distance above t − 1 and up to t, and the
+        last one those beyond 150, so that the sum is all pixels. Counts are exact below 2^24
+        pixels a call; add calls up in float64.
     """
     distance = jnp.ceil(jnp.linalg.norm(ab_prediction - ab_truth, axis=-1))
     index = jnp.clip(distance, 0, _LARGEST + 1).astype(jnp.int32).ravel()

@@ -222,20 +222,26 @@ def load(path: str | Path) -> tuple[Params, NetworkConfig, dict[str, Any]]:
 def apply(
     params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """As `predict`, the colours alone."""
+    """Predict colour from lightness.
+
+    Args:
+        params: as `init` gives them.
+        config: the network they belong to.
+        lightness: `B H W`, L* in 0…100, any H and W from 1 up: padded to the network's stride by
+            repeating the border, and cropped back.
+        dtype: of the computation; parameters and results stay float32.
+
+    Returns:
+        By the network's head: ab, `B h w 2` in -128…128; or logits of the bins, `B h w 261`, for
+        `palette.annealed_mean`. Height and width are `config.reduction` times less, rounded up.
+    """
     return predict(params, config, lightness, dtype)[0]
 
 
 def predict(
     params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Predict colour, and the logits of the labels `B labels` (None without), from lightness.
-
-    Lightness is `B H W`, L* in 0…100, of any H and W: padded to the network's stride by repeating
-    the border, and cropped back. By the network's head colour is ab, `B h w 2` in -128…128, or
-    logits of the bins, `B h w 261`, for `palette.annealed_mean`; h and w are `config.reduction`
-    times less, rounded up. `dtype` is of the computation; parameters and results stay float32.
-    """
+    """As `apply`, and beside it the logits of the labels, `B labels`; None where it knows none."""
     height, width = lightness.shape[1:]
     pad = [(0, 0), (0, -height % config.stride), (0, -width % config.stride)]
     x = jnp.pad(lightness / 50 - 1, pad, mode="edge")[..., None].astype(dtype)
@@ -247,10 +253,17 @@ def predict(
 def judge(
     params: Params, config: NetworkConfig, lightness: jax.Array, ab: jax.Array, dtype: Any
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """What the critic of a network says of colours: scores `B y x`, and the features of its layers.
+    """What the critic of a network says of colours.
 
-    Scores are higher the truer it takes them for. Lightness is `B H W`, ab `B h w 2`
-    `config.reduction` times smaller; parameters as `init` gives them for a critic.
+    Args:
+        params: as `init` gives them for a critic.
+        config: the network whose colours it judges.
+        lightness: `B H W`, L* in 0…100, H and W multiples of `config.reduction`.
+        ab: `B h w 2`, so many times smaller.
+        dtype: of the computation.
+
+    Returns:
+        Scores `B y x`, higher the truer it takes them for, and the features of its layers.
     """
     x = space_to_depth(lightness[..., None] / 50 - 1, config.reduction)
     x = jnp.concatenate([x, ab / 50], axis=-1).astype(dtype)

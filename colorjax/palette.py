@@ -117,8 +117,12 @@ def rarity_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.A
     """Weights that let rare colours count for more (Zhang 2016, equation 4): float32 `261`.
 
     They are in proportion to 1 / ((1 − mix) p̃ + mix / 261), where p̃ is the smoothed distribution
-    p of the histogram, of one pixel at least, and such that Σ p w = 1. `mix` is the paper's λ: 0
-    balances the colours wholly, 1 weighs them all the same.
+    p of the histogram; and such that Σ p w = 1: over the pixels of the histogram a weight is 1 in
+    the mean.
+
+    Args:
+        histogram: pixels in each bin, `261`, as `histogram` counts them; at least one.
+        mix: the paper's λ, in 0…1: 0 balances the colours wholly, 1 weighs them all the same.
     """
     share = jnp.asarray(histogram, jnp.float32)
     share = share / share.sum()
@@ -140,7 +144,10 @@ def favoured(logits: jax.Array, weights: jax.Array, power: float | jax.Array) ->
 def annealed_mean(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
     """Mean colour of the predicted distribution, sharpened: logits `… 261` → ab `… 2`.
 
-    A temperature of 1 gives the mean, towards 0 comes the mode (Zhang 2016, equation 5: 0.38).
+    Args:
+        logits: of the bins, before softmax.
+        temperature: above 0; 1 gives the mean, towards 0 comes the mode (Zhang 2016, equation 5,
+            chooses 0.38). In between it trades faithful averages for vivid colour.
     """
     share = jax.nn.softmax(logits.astype(jnp.float32) / temperature, axis=-1)
     return jnp.einsum("...q,qc->...c", share, bins(), precision="highest")

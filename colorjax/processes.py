@@ -22,7 +22,11 @@ from colorjax.config import ConfigError
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Find the others, before anything else is done with JAX; all but the first say nothing more.
 
-    "auto" for a coordinator asks the cluster (Slurm, Open MPI, …) for everything.
+    Args:
+        coordinator: HOST:PORT of the first process; "auto" asks the cluster (Slurm, Open MPI, …)
+            for everything.
+        processes: how many there are.
+        process: which of them this is, from 0.
 
     Raises:
         ConfigError: they cannot be joined.

@@ -19,8 +19,9 @@ class Bar:
     """A progress bar on a terminal, a plain line every ten seconds elsewhere."""
 
     def __init__(self, title: str, unit: str = ""):
-        """Name what is in progress, and in what its pace is shown, as "frames/s"."""
+        """Name what begins now, and in what its pace is shown, as "frames/s"."""
         self._title, self._unit, self._bar, self.done, self.total = title, unit, None, 0, 0
+        self._began = time.monotonic()
         self._first, self._start, self._last = -1, 0.0, 0.0
 
     def update(self, done: int, total: int, text: str = "") -> None:
@@ -30,8 +31,7 @@ class Bar:
             self._first, self._start, self._last = done, now, now
         self.done, self.total = done, total
         if self._unit:
-            pace = (done - self._first) / max(now - self._start, 1e-9)
-            text = f"{pace:.1f} {self._unit}"
+            text = f"{done / max(now - self._began, 1e-9):.1f} {self._unit}"
         if sys.stdout.isatty():
             if self._bar is None:
                 from rich import progress

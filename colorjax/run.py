@@ -187,7 +187,8 @@ class Run:
             changed = [name for name in pools if before.get(name) != pools[name]]
             folders = " and ".join(getattr(self.settings, n) or self.settings.data for n in changed)
             raise ConfigError(
-                f"the photographs in {folders} have changed since the run in {self.out} began: "
+                f"the photographs in {folders}, or how colorjax packs them, have changed since the "
+                f"run in {self.out} began: "
                 "start another run with another --out, from this one's weights by --init "
                 f"{self.out / 'weights.safetensors'}"
             )

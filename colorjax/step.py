@@ -95,10 +95,14 @@ def create_state(
     params: Params | None = None,
     histogram: Array | None = None,
 ) -> TrainState:
-    """A state at step 0, of new parameters unless given, for photographs with such colours, `261`.
+    """A state at step 0.
 
-    New ones of a network with bins begin with the answer that is best without looking, the bins'
-    frequencies, rather than learn those first.
+    Args:
+        config: of the step.
+        total_steps: where the learning rate's schedule ends.
+        params: new ones unless given. New ones of a network with bins begin with the answer that
+            is best without looking, the bins' frequencies, rather than learn those first.
+        histogram: of the photographs' colours, `261`; even unless given.
     """
     histogram = np.ones(model.BINS) if histogram is None else histogram
     rarity = palette.rarity_weights(histogram, 1 - config.rarity)
@@ -160,9 +164,15 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
 
-    Labels `B` are the places of each one's in the network's, −1 for none; a network without does
-    not look at them. The next state, and scalars: the loss, and the gradient's norm before
-    clipping.
+    Args:
+        config: of the step.
+        state: before it.
+        images: the pictures.
+        labels: `B`, the place of each one's label in the network's, −1 for none; not looked at by
+            a network without.
+
+    Returns:
+        The next state, and scalars: the loss, and the gradient's norm before clipping.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     lightness, target = jax.lax.stop_gradient(examples(config, key, images))
@@ -209,9 +219,10 @@ def evaluate(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """What the network makes of the centre crops of `B S S 3` uint8 pictures.
 
-    Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the rarity weights
-    that probabilities are multiplied by (without bins all alike); the number of its likeliest label
-    `B`.
+    Returns:
+        Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the rarity
+        weights that probabilities are multiplied by (a network without bins has one answer to
+        all); and the number of its most likely label `B`, None from a network without labels.
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
@@ -234,15 +245,20 @@ def reduced_truth(config: StepConfig, images: Array) -> jax.Array:
     return reduced(config, color.lightness(rgb), rgb)
 
 
-# Whether every one of a tree's numbers is finite.
-is_finite = jax.jit(lambda tree: jnp.isfinite(optax.tree.norm(tree)))
+@jax.jit
+def is_finite(params: Params) -> jax.Array:
+    """Whether every parameter is a finite number."""
+    return jnp.all(jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]))
 
 
 def placement(devices: int = 0) -> tuple[NamedSharding, NamedSharding]:
-    """Shardings for the state (whole on each device) and for batches (split); 0 means all devices.
+    """Shardings for the state (whole on each device) and for batches (split over them).
+
+    Args:
+        devices: how many to use; 0 means all.
 
     Raises:
-        ValueError: there are not as many devices.
+        ValueError: there are not as many.
     """
     count = devices or jax.device_count()
     if count > jax.device_count():

@@ -74,12 +74,17 @@ class Validation:
         share: float = 0.0,
         labels: np.ndarray | None = None,
     ):
-        """Take photographs of a pool, and measure the two answers that need no network.
+        """Take photographs, and measure the two answers that need no network.
 
-        Constant ab (of shape 2) is the training photographs' mean, rarity their weights of the
-        bins. `share` is that of the truth's colourfulness that `measure` calibrates to; 0 leaves
-        the colours as predicted. Labels are all of the pool's, as `batches.label_numbers` gives
-        them.
+        Args:
+            config: network and size.
+            pool: where the photographs are.
+            rows: which of them, at least one.
+            constant_ab: one ab for everything, of shape 2: the training photographs' mean.
+            rarity: weights of the bins, `261`, of the training photographs.
+            share: of the truth's colourfulness, that `measure` calibrates to; 0 leaves the
+                colours as predicted.
+            labels: of all photographs of the pool, as `batches.label_numbers` gives them.
         """
         self._labels = np.full(len(rows), -1) if labels is None else labels[rows]
         self._config, self._rarity, self._share = config, np.asarray(rarity), share
@@ -130,7 +135,7 @@ class Validation:
             colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth),
             rarity=POWERS[power],
             saturation=saturation,
-            auc=float(metrics.auc(_distances(self._small, ab[0]))),
+            auc=float(metrics.auc(np.sum([*map(_distances, self._small, ab[0])], axis=0))),
             **self._labelled(labels),
             psnr_grey=self.psnr_grey,
             psnr_constant=self.psnr_constant,
@@ -195,9 +200,13 @@ def _colorfulness(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.A
     return color.colorfulness(_fitted(lab, ab, saturation), absolute=True).mean()
 
 
+def _distances(lab: np.ndarray, ab: np.ndarray) -> np.ndarray:
+    """The distance histogram of a picture's ab against `lab`, by which AuC is measured: float64."""
+    return np.asarray(_distance_histogram(lab, ab), np.float64)
+
+
 @jax.jit
-def _distances(lab: jax.Array, ab: jax.Array) -> jax.Array:
-    """The distance histogram of ab against `lab`, by which AuC is measured."""
+def _distance_histogram(lab: jax.Array, ab: jax.Array) -> jax.Array:
     fitted = color.rgb_to_lab(_fitted(lab, ab, jnp.float32(1)))
     return metrics.distance_histogram(fitted[..., 1:], lab[..., 1:])
 

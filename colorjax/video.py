@@ -130,10 +130,15 @@ def colorize(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> frames.Outcome:
-    """Colour a film into `.mp4`, `.m4v`, `.mov` or `.mkv`, written whole or not at all.
+    """Colour a film; the file is written whole, or not at all.
 
-    `crf` is H.264's constant rate factor, from 0 (lossless but for 4:2:0) to 51 (worst); `progress`
-    is called with the number of frames done, and of all as far as it is known.
+    Args:
+        colorizer: of the network.
+        source: any film that PyAV reads.
+        target: `.mp4`, `.m4v`, `.mov` or `.mkv`.
+        crf: H.264's constant rate factor, from 0 (lossless but for 4:2:0) to 51 (worst).
+        overwrite: replace an existing file.
+        progress: called with the number of frames done, and of all as far as it is known.
 
     Raises:
         FilmError: the film cannot be read or has no frames, or the target cannot hold its sound.

@@ -79,14 +79,31 @@ def test_interrupted_packing_leaves_no_pool(photographs, tmp_path):
 
 
 def test_what_a_killed_packing_left_is_cleared_away(photographs, tmp_path):
-    killed, running = (tmp_path / f"pools/photographs-40px-1.tmp{number}" for number in (1, 2))
-    for directory in (killed, running):
+    names = [f"photographs-40px-{12345:016x}.tmp{number}" for number in range(4)]
+    killed, empty, running, going = (tmp_path / "pools" / name for name in names)
+    own = tmp_path / "photographs.tmp2"  # a folder's name may be like that
+    shutil.copytree(photographs, own)
+    finished = pack(own, tmp_path)[0].directory
+    for directory in (killed, running, going):
         directory.mkdir(parents=True)
         (directory / "images").touch()
-    for path in (killed / "images", killed, running):  # of the other, only what it writes is new
+    empty.mkdir()
+    (going / "left-out.txt").touch()
+    for path in (killed, empty, running, going):  # of two, only what they write is new
+        os.utime(path, (0, 0))
+    for path in (killed / "images", going / "images", finished, *finished.iterdir()):
         os.utime(path, (0, 0))
     pack(photographs, tmp_path)
-    assert not killed.exists() and running.exists()
+    assert not killed.exists() and not empty.exists()
+    assert running.exists() and going.exists() and finished.exists()
+
+
+def test_a_damaged_pool_is_named(photographs, tmp_path):
+    directory = pack(photographs, tmp_path)[0].directory
+    os.truncate(directory / "images", 5000)
+    with pytest.raises(data.DataError, match="damaged") as error:
+        pack(photographs, tmp_path)
+    assert str(directory) in str(error.value)
 
 
 @pytest.mark.parametrize(

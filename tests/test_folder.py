@@ -13,7 +13,7 @@ from conftest import picture, refused
 from PIL import Image
 
 import colorize
-from colorjax import Colorizer, checkpoint, color, files, folder, model
+from colorjax import Colorizer, checkpoint, color, files, folder, model, report
 from colorjax.model import NetworkConfig
 
 ROOT = Path(colorize.__file__).parent
@@ -251,3 +251,12 @@ def test_an_unwritable_folder_fails_each_photograph(scans, weights, tmp_path, ca
     (out / "album").chmod(0o500)
     assert run(scans, out, "--weights", weights, "--overwrite") == 1
     assert "album" in capsys.readouterr().err
+
+
+def test_the_pace_counts_from_the_beginning(monkeypatch, capsys):
+    now = iter([100.0, 104.0, 120.0])  # of the bar, of the first eight, of as many again
+    monkeypatch.setattr(report.time, "monotonic", lambda: next(now))
+    bar = report.Bar("colouring", "photographs/s")
+    bar.update(8, 100)
+    bar.update(16, 100)
+    assert "colouring 16/100  0.8 photographs/s" in capsys.readouterr().out

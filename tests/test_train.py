@@ -484,11 +484,14 @@ def test_a_folder_of_ones_own_stays_when_a_run_cannot_begin(photographs, tmp_pat
 
 
 def test_too_little_memory_is_said(photographs, tmp_path, monkeypatch, capsys):
-    def too_large(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+    for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 byte")):
 
-    monkeypatch.setattr(step, "train_step", too_large)
-    refused(capsys, train.main, command(photographs, tmp_path / "run"), "memory", "--batch")
+        def too_large(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(step, "train_step", too_large)
+        out = tmp_path / type(error).__name__
+        refused(capsys, train.main, command(photographs, out), "memory", "--batch", "--out")
 
 
 def test_changed_photographs_are_refused_on_resume(photographs, whole, tmp_path, capsys):
