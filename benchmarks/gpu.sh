@@ -4,14 +4,14 @@
 #
 #   benchmarks/gpu.sh OUT
 #
-# Install before: pip install -e '.[cuda,bench]' -c constraints.txt
+# Install before: pip install -e '.[cuda13,bench]' -c constraints.txt (a driver of 580 or later)
 # OUT receives a log of all and a JSON file from each part that measures; one that runs out of its
 # time leaves what it had measured. Ends with a short table, and exit status 1 if a part failed.
 # PYTHON names another interpreter; QUICK=1 tries it all at a tiny size, on a CPU too.
 set -uo pipefail
 mkdir -p "${1:?usage: benchmarks/gpu.sh OUT}" && out=$(cd "$1" && pwd) || exit 1
 python=${PYTHON:-python3} failed=()
-rm -f "$out"/{throughput,peers,pipeline}.json "$out/log.txt"
+rm -f "$out"/{throughput-*,peers,pipeline}.json "$out/log.txt"
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONUNBUFFERED=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} # one, whatever is there
 
@@ -30,8 +30,7 @@ if [ "${QUICK:-}" ]; then
   width=(--width 16) size=(--size 32) sizes=(--sizes 32) batches=(2) large=(2) short=(--seconds 0.2)
   pairs=(--pairs 3 --steps 4) smoke=(--width 16 --size 32 --batch 4)
 else
-  # What the time may not reach comes last.
-  width=() size=(--size 128) sizes=(--sizes 128) batches=(64 256 1024 1) large=(64 256)
+  width=() size=(--size 128) sizes=(--sizes 128) batches=(64 256 1024) large=(64 256)
   short=(--seconds 1) pairs=(--pairs 7 --steps 50) smoke=()
 fi
 
@@ -45,9 +44,11 @@ import jax; print(jax.devices())
 sys.exit(0 if '${QUICK:-}' or jax.default_backend() == 'gpu' else 'jax sees no GPU here')"
 [ ${#failed[@]} -eq 0 ] || exit 1
 part smoke 75 "$python" benchmarks/smoke.py "${smoke[@]}"
-part throughput 150 "$python" benchmarks/throughput.py "${width[@]}" "${sizes[@]}" "${short[@]}" \
-  --dtypes bfloat16 --presets vivid paper --batches "${batches[@]}" \
-  --objectives-batch 0 --json "$out/throughput.json"
+for batch in "${batches[@]}"; do # each by itself: what the time does not reach is the preset named last
+  part "throughput at $batch" 50 "$python" benchmarks/throughput.py "${width[@]}" "${sizes[@]}" \
+    "${short[@]}" --dtypes bfloat16 --presets unet vivid paper --batches "$batch" \
+    --objectives-batch 0 --json "$out/throughput-$batch.json"
+done
 part peers 120 "$python" benchmarks/peers/compare.py "${width[@]}" "${size[@]}" "${short[@]}" \
   --networks unet paper --batches "${large[@]}" --json "$out/peers.json"
 part pipeline 75 "$python" benchmarks/pipeline.py --network paper "${size[@]}" "${pairs[@]}" \
@@ -62,7 +63,8 @@ def read(name):
     return json.loads(path.read_text()) if path.exists() else {"rows": []}
 
 print("\n== in short")
-for row in read("throughput")["rows"]:
+for row in [row for file in sorted(Path(sys.argv[1]).glob("throughput-*.json"))
+            for row in read(file.stem)["rows"]]:
     pace = row.get("images_per_second")
     rest = f"{pace:>10.0f} images/s {row['share_of_matrix']:>7.1%}" if pace else row["failed"]
     print(f"{row['preset']:6} {row['mode']:6} {row['size']}² batch {row['batch']:<5} {rest}")

@@ -2,7 +2,7 @@
 
     python benchmarks/smoke.py
 
-One batch of random photographs: the loss and its gradient in both types, and ten steps in bfloat16,
+One batch of random photographs: output, loss and gradient in both types, and ten steps in bfloat16,
 after which the loss must be finite and, unless an adversary learns beside it, less. Exit status 1
 if one fails.
 """
@@ -24,7 +24,7 @@ from throughput import HEADS, settings_of
 
 from colorjax import adversarial, config, model, step
 
-APART = 0.1  # ‖bfloat16 − float32‖ / ‖float32‖ of a gradient: 8 bits, through a dozen layers
+APART = 0.1  # ‖bfloat16 − float32‖ / ‖float32‖ of output and gradient: 8 bits, a dozen layers
 NEAR = 0.02  # the same of the loss, a mean of many
 STEPS = 10
 
@@ -44,21 +44,22 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
     judged = step.create_state(settings)
     judged = replace(judged, critic=random_like(judged.critic))
 
-    def objective(params: dict, dtype: str) -> jax.Array:
+    def objective(params: dict, dtype: str) -> tuple[jax.Array, jax.Array]:
         typed = replace(settings, dtype=dtype)
         lightness, target = step.examples(typed, jax.random.key(0), images)
         output = model.apply(params, network, lightness, jnp.dtype(dtype))
         value = step.colour_loss(typed, output, target, judged.rarity).mean()
         if gan:
             value += adversarial.adversarial_loss(typed, judged.critic, lightness, target, output)
-        return value
+        return value, output.astype(jnp.float32)
 
     params = random_like(model.init(0, network))
-    value = jax.jit(jax.value_and_grad(objective), static_argnums=1)
-    loss, gradient = value(params, "float32")
-    loss16, gradient16 = value(params, "bfloat16")
-    difference = jax.tree.map(jnp.subtract, gradient16, gradient)
-    apart = float(optax.tree.norm(difference) / optax.tree.norm(gradient))
+    value = jax.jit(jax.value_and_grad(objective, has_aux=True), static_argnums=1)
+    (loss, output), gradient = value(params, "float32")
+    (loss16, output16), gradient16 = value(params, "bfloat16")
+    differences = jax.tree.map(jnp.subtract, (output16, gradient16), (output, gradient))
+    apart = float(optax.tree.norm(differences[0]) / optax.tree.norm(output))
+    of_gradient = float(optax.tree.norm(differences[1]) / optax.tree.norm(gradient))
 
     half = replace(settings, dtype="bfloat16")
     train_step = (adversarial if gan else step).train_step
@@ -67,14 +68,15 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
         state, metrics = train_step(half, state, images)
         losses.append(float(metrics["loss"]))
     fine = (
-        apart < APART
+        max(apart, of_gradient) < APART
         and abs(float(loss16 - loss)) < NEAR * abs(float(loss))
         and bool(step.is_finite(state.params))
     )
     learnt = sum(losses[-3:]) < sum(losses[:3])  # each step crops anew
     fine = fine and (bool(step.is_finite(state.critic)) if gan else learnt)
     print(f"{preset:8} loss {float(loss):.5f} in float32, {float(loss16):.5f} in bfloat16; "
-          f"gradient {apart:.4f} apart; {STEPS} steps {losses[0]:.5f} → {losses[-1]:.5f}  "
+          f"output {apart:.4f} and gradient {of_gradient:.4f} apart; "
+          f"{STEPS} steps {losses[0]:.5f} → {losses[-1]:.5f}  "
           f"{'fine' if fine else 'WRONG'}", flush=True)  # fmt: skip
     return fine
 

@@ -41,10 +41,6 @@ HEADS = {"paper": "ab", "unet": "ab", "vivid": "bins", "gan": "bins"}
 CASES = ("preset", "mode", "size", "dtype")
 
 
-class OutOfMemoryError(RuntimeError):
-    """A batch does not fit."""
-
-
 def network_of(preset: str, width: int) -> model.NetworkConfig:
     """A preset's network."""
     if preset == "paper":
@@ -65,7 +61,7 @@ def compiled(function: Any, *args: Any) -> tuple[Callable, float, float]:
     """A jitted function compiled for its arguments; seconds; MiB of memory on a device.
 
     Raises:
-        OutOfMemoryError: it needs more than there is.
+        MemoryError: it needs more than there is.
     """
     start = time.perf_counter()
     program = function.lower(*args).compile()
@@ -74,7 +70,7 @@ def compiled(function: Any, *args: Any) -> tuple[Callable, float, float]:
     needed = (plan.argument_size_in_bytes + plan.output_size_in_bytes
               + plan.temp_size_in_bytes - plan.alias_size_in_bytes)  # fmt: skip
     if needed > free_memory():  # a CPU's would be swapped or the process killed, not refused
-        raise OutOfMemoryError
+        raise MemoryError
     return program, seconds, needed / 2**20
 
 
@@ -171,7 +167,7 @@ def sweep(
         try:
             run, known = case(preset, mode, size, dtype, batch, options)
             taken = timing.in_turn({"": run}, options.seconds, options.repeats)[""]
-        except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
             keep(row | {"failed": reason(error)})
             print(f"{label(row):40} {batch:>6}  {reason(error)}", flush=True)
             too_large = batch
@@ -198,7 +194,7 @@ def sweep(
 
 def reason(error: Exception) -> str:
     """Why a device failed, in a line."""
-    no_memory = isinstance(error, OutOfMemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    no_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
     return "out of memory" if no_memory else str(error).splitlines()[0]
 
 
@@ -237,7 +233,7 @@ def objectives(options: argparse.Namespace) -> dict | None:
             for name, (preset, at) in cases.items()
         }
         taken = timing.in_turn(runs, 5 * options.seconds, max(7, options.repeats))
-    except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
         print(f"\nobjectives, batch {batch}: {reason(error)}", flush=True)
         return None
     every = adversarial.R1_INTERVAL

@@ -7,7 +7,8 @@ is named by what the compiled program says of it: the JAX primitive it ends in, 
 to the forward pass, the backward pass or the rest of the step ("?" where the compiler made it and
 does not say), and the shape of its result.
 Operations that hold others (loops, calls) count for nothing themselves. Shares are of the time that
-all operations take together, which on several cores may run at once.
+all operations take together, which on several cores may run at once. Last, shares by kind, as a
+CPU's compiled step tells them apart (Winograd's products are told by their 16 tiles).
 """
 
 import argparse
@@ -44,6 +45,24 @@ def instructions(program: str) -> dict[str, tuple[str, str, str]]:
             passing = "backward" if backward else "forward" if forward else "rest" if path else "?"
             found[name] = passing, path.rsplit("/", 1)[-1] or name.split(".")[0], shape
     return found
+
+
+def kind(passing: str, primitive: str, shape: str) -> str:
+    """What an operation is for, of those that a step of these networks has on a CPU."""
+    if passing == "rest":
+        return "optimiser, average, augmentation"
+    if "ynn" in primitive and ",3,3," in shape:
+        return "kernel gradients of 3×3 convolutions, XLA's"
+    if primitive == "conv_general_dilated":
+        return "other convolutions (stride 2, few channels)"
+    if primitive == "dot_general":
+        of_tiles = shape.startswith("f32[16,")
+        return "Winograd's products" if of_tiles else "other matrix products"
+    if primitive in ("stack", "unstack"):
+        return "Winograd's transforms"
+    if "transpose" in primitive or "copy" in primitive:
+        return "copies"
+    return "the 261 bins" if "261" in shape else "the rest: normalisation, activations, sums"
 
 
 def durations(profile: Any) -> Counter:
@@ -112,9 +131,13 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows[: options.rows]:
         print(f"{row['share']:>6.1%} {row['milliseconds']:>9.2f} ms  {row['pass']:8} "
               f"{row['primitive']:34} {row['result']}")  # fmt: skip
+    kinds: Counter = Counter()
+    for row in rows:
+        kinds[kind(row["pass"], row["primitive"], row["result"])] += row["share"]
+    print("\n" + "\n".join(f"{share:>6.1%} {name}" for name, share in kinds.most_common()))
     if options.json:
         what = {name: getattr(options, name) for name in ("preset", "width", "size", "batch")}
-        content = about | what | {"dtype": dtype, "rows": rows}
+        content = about | what | {"dtype": dtype, "kinds": kinds, "rows": rows}
         options.json.write_text(json.dumps(content, indent=1))
     return 0
 

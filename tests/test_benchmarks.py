@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import subprocess
+import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from conftest import picture, refused
 from PIL import Image
 
-from colorjax import checkpoint, color, config, model
+from colorjax import batches, checkpoint, color, config, model
 from colorjax.model import NetworkConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -44,6 +45,21 @@ def test_pipeline_measures_step_and_loop_in_pairs(tmp_path, capsys):
 
 SMALL = ["--presets", "unet", "--width", "16", "--sizes", "32", "--dtypes", "float32",
          "--seconds", "0.1", "--repeats", "3"]  # fmt: skip
+
+
+def test_pipeline_sees_a_loop_that_waits_for_its_photographs(tmp_path, monkeypatch):
+    gather = batches.batches
+
+    def slow(*args):
+        for batch in gather(*args):
+            time.sleep(0.2)
+            yield batch
+
+    monkeypatch.setattr(batches, "batches", slow)
+    out = tmp_path / "pipeline.json"
+    argv = ["--quick", "--photographs", "0", "--json", str(out)]
+    assert benchmark("pipeline").main(argv) == 0
+    assert json.loads(out.read_text())["rows"][0]["loop_to_step"] < 0.5
 
 
 def test_throughput_measures_steps_and_their_share_of_the_device(tmp_path, capsys):
@@ -81,8 +97,12 @@ def test_throughput_doubles_batches_until_memory_ends(tmp_path, capsys, monkeypa
 def test_smoke_finds_a_step_fine(capsys, monkeypatch):
     smoke = benchmark("smoke")
     monkeypatch.setattr(smoke, "HEADS", ["gan"])
-    assert smoke.main(["--width", "16", "--size", "16", "--batch", "2"]) == 0
+    argv = ["--width", "16", "--size", "16", "--batch", "2"]
+    assert smoke.main(argv) == 0
     assert "fine" in capsys.readouterr().out
+    monkeypatch.setattr(smoke, "APART", 1e-9)  # bfloat16 is never as near as that
+    assert smoke.main(argv) == 1
+    assert "WRONG" in capsys.readouterr().out
 
 
 def test_a_sweep_ends_where_the_device_fails(tmp_path, capsys, monkeypatch):
@@ -157,7 +177,8 @@ def test_peers_compute_the_same():
         other = compare.theirs(peer, "float32", False, lightness, target)
         assert compare.check(mine, other, "float32", kind) < 1e-3
         with pytest.raises(SystemExit, match="something else"):
-            compare.check(mine, other | {"norm": 1.01 * other["norm"]}, "float32", kind)
+            wrong = [other["gradient"][0].flip(0), *other["gradient"][1:]]  # of the same norm
+            compare.check(mine, other | {"gradient": wrong}, "float32", kind)
 
 
 @pytest.fixture(scope="module")

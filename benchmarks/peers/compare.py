@@ -7,11 +7,12 @@ forward pass, squared error on ab / 128, the gradients clipped to norm 1, AdamW 
 average of the parameters, in both frameworks, on the same random batch. PyTorch has channels last,
 autocast for bfloat16, its fused optimiser, and runs both eager and compiled: network, loss and
 their gradient; clipping, optimiser and average stay its own fused operations, where ours is one
-program. Before anything is timed, both frameworks must give the same colours and the same loss from
-the same parameters. Zhang's network of 2016 stands beside, for inference.
+program. Before anything is timed, both frameworks must give the same colours, loss and gradient
+from the same parameters. Zhang's network of 2016 stands beside, for inference.
 """
 
 import argparse
+import copy
 import math
 import os
 import sys
@@ -25,7 +26,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import timing
 
 from colorjax import config, loss, model, step
@@ -68,8 +68,8 @@ def ours(
     alone = jax.device_put((params, lightness), jax.devices()[0])  # as `colorize.py` infers
     lightness, target = jax.device_put((lightness, target), split)
     params = jax.device_put(params, whole)
-    copy = partial(jax.tree.map, jnp.copy)
-    state = (copy(params), copy(params), optimizer.init(params))
+    copied = partial(jax.tree.map, jnp.copy)
+    state = (copied(params), copied(params), optimizer.init(params))
 
     def infer_run(count: int) -> None:
         for _ in range(count):
@@ -86,7 +86,7 @@ def ours(
     return {
         "colours": np.asarray(infer(params, lightness)),
         "loss": float(value),
-        "norm": float(optax.tree.norm(gradient)),
+        "gradient": jax.device_get(gradient),
         "infer": infer_run,
         "train": train_run,
     }
@@ -147,16 +147,21 @@ def theirs(network: torch.nn.Module, dtype: str, compiled: bool, lightness, targ
     if network.training:  # Zhang's network is not trained here
         value = objective()
         value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), float("inf"))
-        found |= {"loss": value.item(), "norm": norm.item()}
+        gradient = [parameter.grad.clone() for parameter in network.parameters()]
+        found |= {"loss": value.item(), "gradient": gradient, "network": network}
     return found
 
 
 def check(mine: dict, peer: dict, dtype: str, name: str) -> float:
     """How far apart both are; SystemExit if farther than rounding takes them."""
     apart = np.linalg.norm(mine["colours"] - peer["colours"]) / np.linalg.norm(mine["colours"])
-    for what in ("loss", "norm"):
-        apart = max(apart, abs(mine[what] - peer[what]) / abs(mine[what]))
+    apart = max(apart, abs(mine["loss"] - peer["loss"]) / abs(mine["loss"]))
+    shaped = copy.deepcopy(peer["network"])  # our gradient in the places of its parameters
+    networks.load(shaped, mine["gradient"])
+    exact = [parameter.detach() for parameter in shaped.parameters()]
+    differences = [a - b for a, b in zip(exact, peer["gradient"], strict=True)]
+    norm = torch.nn.utils.get_total_norm
+    apart = max(apart, (norm(differences) / norm(exact)).item())
     if not apart <= TOLERANCE[dtype]:
         raise SystemExit(f"compare.py: {name} computes something else: {apart:.2g} away")
     return float(f"{apart:.2g}")
