@@ -177,7 +177,7 @@ def test_peers_compute_the_same():
         other = compare.theirs(peer, "float32", False, lightness, target)
         assert compare.check(mine, other, "float32", kind) < 1e-3
         with pytest.raises(SystemExit, match="something else"):
-            wrong = [other["gradient"][0].flip(0), *other["gradient"][1:]]  # of the same norm
+            wrong = (other["gradient"][0].flip(0), *other["gradient"][1:])  # of the same norm
             compare.check(mine, other | {"gradient": wrong}, "float32", kind)
 
 
