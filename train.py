@@ -45,13 +45,13 @@ def train(run: Run) -> int:
             if not math.isfinite(losses[-1]):
                 raise TrainingError(f"the loss of step {number} is {losses[-1]}")
 
+    # A run whose patience ended is complete; resumed, it has nothing left to do.
+    last = first if out_of_patience(run) else total
+    examples = batches.batches(run.pool, run.labels, run.rows, settings.batch, settings.seed,
+                               first, last, run.split)  # fmt: skip
     try:
-        # A run whose patience ended is complete; resumed, it has nothing left to do.
-        last = first if out_of_patience(run) else total
         if not first and run.is_adversarial(0):
             validate(run, 0, "")  # what it starts from may be the best that it comes to
-        examples = batches.batches(run.pool, run.labels, run.rows, settings.batch, settings.seed,
-                                   first, last, run.split)  # fmt: skip
         for images, labels in examples:
             run.state, result = run.train_step(done)(run.config, run.state, images, labels)
             done += 1
@@ -98,6 +98,7 @@ def train(run: Run) -> int:
             f"{error}; {kept}. Another run with a lower {lower} may get further"
         ) from None
     finally:
+        examples.close()
         bar.close()
         interrupt.restore()
         run.checkpoints.close()

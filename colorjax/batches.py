@@ -4,7 +4,7 @@ Batch k is a pure function of the run's seed and k, so training needs no iterato
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def put(array: np.ndarray, rows: np.ndarray, sharding=None) -> jax.Array:
 def batches(
     pool: Pool, labels: np.ndarray, rows: np.ndarray, batch: int, seed: int, first: int, last: int,
     sharding=None,
-) -> Iterator[tuple[jax.Array, jax.Array]]:  # fmt: skip
+) -> Generator[tuple[jax.Array, jax.Array]]:  # fmt: skip
     """Batches `first` up to `last` on the device, each gathered one ahead.
 
     Photographs `B S S 3` uint8, and their labels, int32 `B`.

@@ -40,7 +40,7 @@ def test_one_pass_has_the_gradients_of_two(number):
     state, images = dataclasses.replace(knowing(config), step=jnp.int32(number)), pictures()
     numbers = jnp.array([0, 1, -1, 0, 1, 1, 0, -1])
     key = jax.random.fold_in(jax.random.key(config.seed), number)
-    lightness, true = step.examples(config, key, images)
+    lightness, true = jax.jit(step.examples, static_argnums=0)(config, key, images)
 
     def of_network(params):
         output, label_logits = model.predict(params, network, lightness)
