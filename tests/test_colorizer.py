@@ -211,7 +211,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "509c17379ff3e60a80b98bb13c0c20b869b60c082983119fb74b5ba449ed7747"
+SHA256 = "4463cdab5adcbfdcd0cc09685961df7a6cbae7911d74179a0ec809bdb00b9e7c"
 
 
 def test_default_weights_are_the_ones_described():
