@@ -2,10 +2,10 @@
 
 Pictures are `B H W C`, kernels `size size C features`; the result is `B ⌈H/stride⌉ ⌈W/stride⌉
 features`. On a CPU a 3×3 convolution of stride 1, where pictures and channels are many enough to
-pay for it, and its input gradient are Winograd's F(2×2, 3×3): four results of a tile for 16
-multiplications in place of 36 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-Networks"), equal up to rounding; so are kernel gradients on small pictures and where channels are
-gained. On a GPU, and for other types than float32, XLA's stay.
+pay for it, and both its gradients are Winograd's F(4×4, 3×3): the 16 results of a tile for 36
+multiplications in place of 144 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
+Networks"), equal up to rounding; or F(2×2, 3×3), 4 for 16, where kernels are large and places few.
+On a GPU, and for other types than float32, XLA's stay.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Of Lavin and Gray's section 4.1: what brings a tile of 4×4 pixels, a kernel of 3×3 and the 4×4
-# products of both to the results, 2×2, each applied to rows and then to columns.
-_PICTURE = np.array([(1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)])
-_KERNEL = np.array([(1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)])
-_RESULT = np.array([(1, 1, 1, 0), (0, 1, -1, -1)])
 _FEW = 8  # features at most, for copies of their gradient to be cheap
+
+
+def _transforms(*points: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What brings a tile of a picture, a kernel, and the products of both to F(m, 3)'s results.
+
+    Each is applied to rows and then to columns. They are those by which Toom and Cook multiply
+    polynomials, through their values at m + 1 points and at infinity, the first and last transposed
+    (Lavin and Gray's section 4.1); which points decides how much rounding adds up.
+    """
+    results = len(points) - 1
+    others = [[q for q in points if q != p] for p in points]
+    picture = [[*np.poly(roots)[::-1], 0] for roots in others] + [np.poly(points)[::-1]]
+    kernel = [[p**i / np.prod(np.subtract(p, roots)) for i in range(3)]
+              for p, roots in zip(points, others, strict=True)] + [[0, 0, 1]]  # fmt: skip
+    result = [[p**i for p in points] + [i == results - 1] for i in range(results)]
+    return np.round(picture, 12), np.round(kernel, 12), np.round(result, 12)
+
+
+_WINOGRAD = {2: _transforms(0, 1, -1), 4: _transforms(0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -45,8 +59,8 @@ def plain_kernel_gradient(x, gradient, shape, stride=1):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _on_cpu(x, kernel, stride, training):
-    pays = _pays(x, kernel, stride, training)
-    return winograd(x, kernel) if pays else plain(x, kernel, stride)
+    tile = _tile(x, kernel, stride, training)
+    return winograd(x, kernel, tile) if tile else plain(x, kernel, stride)
 
 
 def _forward(x, kernel, stride, training):
@@ -56,15 +70,13 @@ def _forward(x, kernel, stride, training):
 def _backward(stride, training, residuals, gradient):
     # The network's other operations stay outside: XLA would redo them for each use of a pixel.
     x, kernel, gradient = jax.lax.optimization_barrier((*residuals, gradient))
-    if _pays(x, kernel, stride, True):
+    if tile := _tile(x, kernel, stride, True):
         x_gradient = _on_cpu(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, True)
-        if _kernel_gradient_pays(x, kernel):
-            return x_gradient, winograd_kernel_gradient(x, gradient)
-    else:
-        forward = partial(_by_phases if stride == 2 else plain, stride=stride)
-        (x_gradient,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(gradient)
-        if stride == 1 and kernel.shape[0] == kernel.shape[1] == 3 and kernel.shape[3] <= _FEW:
-            return x_gradient, kernel_gradient_of_few(x, gradient)
+        return x_gradient, winograd_kernel_gradient(x, gradient, tile)
+    forward = partial(_by_phases if stride == 2 else plain, stride=stride)
+    (x_gradient,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(gradient)
+    if stride == 1 and kernel.shape[0] == kernel.shape[1] == 3 and kernel.shape[3] <= _FEW:
+        return x_gradient, kernel_gradient_of_few(x, gradient)
     return x_gradient, plain_kernel_gradient(x, gradient, kernel.shape, stride)
 
 
@@ -102,55 +114,56 @@ def _by_phases(x, kernel, stride):
     return total
 
 
-def _pays(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> bool:
-    """Whether it is possible, and faster; without training, whatever the batch.
+def _tile(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> int:
+    """How many results a side of Winograd's tiles has where it is faster; else 0.
 
-    A picture alone and in a batch shall come out the same.
+    Without training whatever the batch: a picture alone and in a batch shall come out the same.
     """
     batch, height, width, _ = x.shape
     pixels = height * width >= 256 or (training and batch * height * width >= 1024)
     fits = kernel.shape[:2] == (3, 3) and stride == 1 and height % 2 == width % 2 == 0
-    return fits and pixels and min(kernel.shape[2:]) >= 32
+    if not (fits and pixels and min(kernel.shape[2:]) >= 32):
+        return 0
+    places = height * width * (batch if training else 4)  # for kernels transformed once
+    return 4 if height % 4 == width % 4 == 0 and places >= 8 * max(kernel.shape[2:]) else 2
 
 
-def _kernel_gradient_pays(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether Winograd's kernel gradient is faster, too.
-
-    On large pictures its transforms take longer than they save, unless channels are gained.
-    """
-    return x.shape[1] * x.shape[2] <= 256 or kernel.shape[2] < kernel.shape[3]
-
-
-@jax.jit
-def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3×3 convolution of pictures of even size, stride 1."""
-    (batch, height, width, _), features = x.shape, kernel.shape[3]
-    products = jnp.matmul(_tiles(x), _transformed(_KERNEL, kernel).reshape(16, -1, features))
-    products = products.reshape(4, 4, batch, height // 2, width // 2, features)
+@partial(jax.jit, static_argnums=2)
+def winograd(x: jax.Array, kernel: jax.Array, tile: int) -> jax.Array:
+    """A 3×3 convolution of stride 1 of pictures whose sides are multiples of the tile's, 2 or 4."""
+    (batch, height, width, channels), features = x.shape, kernel.shape[3]
+    _, of_kernel, of_results = _WINOGRAD[tile]
+    kernels = _transformed(of_kernel, kernel).reshape(-1, channels, features)
+    products = jnp.matmul(_tiles(x, tile), kernels)
+    side = tile + 2
+    shape = side, side, batch, height // tile, width // tile, features
     # Rows of results, then columns, each put into its place.
-    rows = jnp.stack(_combined(_RESULT, products), axis=2)
-    columns = jnp.stack(_combined(_RESULT, jax.lax.optimization_barrier(rows)), axis=4)
-    return columns.swapaxes(1, 2).reshape(batch, height, width, features)
+    rows = jnp.stack(_combined(of_results, products.reshape(shape)), axis=3)
+    columns = jnp.stack(_combined(of_results, jax.lax.optimization_barrier(rows)), axis=4)
+    return columns.reshape(batch, height, width, features)
 
 
-@jax.jit
-def winograd_kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+@partial(jax.jit, static_argnums=2)
+def winograd_kernel_gradient(x: jax.Array, gradient: jax.Array, tile: int) -> jax.Array:
     """The gradient by the kernel, given the one by the result."""
-    quarters = jnp.stack([gradient[:, row::2] for row in range(2)])
-    quarters = jnp.stack([quarters[:, :, :, column::2] for column in range(2)], axis=1)
-    of_products = _transformed(_RESULT.T, quarters).reshape(16, -1, gradient.shape[3])
-    products = jnp.einsum("tpc,tpf->tcf", _tiles(x), of_products)
-    return _transformed(_KERNEL.T, products.reshape(4, 4, *products.shape[1:]))
+    _, of_kernel, of_results = _WINOGRAD[tile]
+    places = jnp.stack([gradient[:, row::tile] for row in range(tile)])
+    places = jnp.stack([places[:, :, :, column::tile] for column in range(tile)], axis=1)
+    of_products = _transformed(of_results.T, places).reshape((tile + 2) ** 2, -1, gradient.shape[3])
+    products = jnp.einsum("tpc,tpf->tcf", _tiles(x, tile), of_products)
+    return _transformed(of_kernel.T, products.reshape(tile + 2, tile + 2, *products.shape[1:]))
 
 
-def _tiles(x: jax.Array) -> jax.Array:
-    """Pictures → their overlapping tiles, transformed: `16 B·H/2·W/2 C`."""
+def _tiles(x: jax.Array, tile: int) -> jax.Array:
+    """Pictures → their overlapping tiles, transformed: `(tile + 2)² B·H/tile·W/tile C`."""
     _, height, width, channels = x.shape
+    side, of_pictures = tile + 2, _WINOGRAD[tile][0]
     padded = jnp.pad(jax.lax.optimization_barrier(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows = jnp.stack(_combined(_PICTURE, [padded[:, i : i + height - 1 : 2] for i in range(4)]))
+    rows = [padded[:, i : i + height - tile + 1 : tile] for i in range(side)]
+    rows = jnp.stack(_combined(of_pictures, rows))
     rows = jax.lax.optimization_barrier(rows)  # else it is computed again for each column
-    columns = [rows[:, :, :, j : j + width - 1 : 2] for j in range(4)]
-    return jnp.stack(_combined(_PICTURE, columns), axis=1).reshape(16, -1, channels)
+    columns = [rows[:, :, :, j : j + width - tile + 1 : tile] for j in range(side)]
+    return jnp.stack(_combined(of_pictures, columns), axis=1).reshape(side**2, -1, channels)
 
 
 def _transformed(matrix: np.ndarray, grid: jax.Array) -> jax.Array:

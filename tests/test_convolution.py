@@ -71,11 +71,35 @@ def test_gradients_of_few_features_as_the_head_has_them(features):
     assert ("kernel_gradient_of_few" in taken) == (features <= 8)
 
 
-@pytest.mark.parametrize("side, channels, features, winograds", [
-    (16, 32, 32, True), (32, 32, 32, False), (32, 32, 48, True), (64, 48, 32, False),
+@pytest.mark.parametrize("shape, features, tile", [
+    ((4, 32, 32, 32), 32, 4),
+    ((4, 18, 18, 32), 48, 2),  # sides that are no multiples of 4
+    ((16, 8, 8, 256), 256, 2),  # large kernels, few places
+    ((64, 8, 8, 256), 256, 4),
+    ((4, 32, 32, 16), 32, 0),  # few channels
 ])  # fmt: skip
-def test_kernel_gradients_are_winograds_where_that_is_faster(side, channels, features, winograds):
-    shapes = (4, side, side, channels), (3, 3, channels, features)
-    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-    gradient = jax.grad(lambda x, k: convolve(x, k).sum(), argnums=1)
-    assert ("winograd_kernel_gradient" in str(jax.make_jaxpr(gradient)(x, kernel))) == winograds
+def test_tiles_are_as_large_as_pays(shape, features, tile):
+    x, kernel = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (shape, (3, 3, shape[3], features))
+    )
+    gradients = jax.grad(lambda x, k: convolve(x, k).sum(), argnums=(0, 1))
+    taken = str(jax.make_jaxpr(gradients)(x, kernel))
+    assert ("winograd_kernel_gradient" in taken) == bool(tile)
+    assert [side for side in (2, 4) if f"f32[{(side + 2) ** 2},{shape[3]}," in taken] == (
+        [tile] if tile else []
+    )
+
+
+@pytest.mark.parametrize("side", [32, 30])
+def test_rounding_errors_are_a_few_units_in_the_last_place(side):
+    """By tiles of 4 and of 2; an unlucky choice of Winograd's points has several times more."""
+    random = np.random.default_rng(4)
+    x = np.maximum(random.standard_normal((1, side, side, 64)), 0).astype(np.float32)
+    kernel = random.standard_normal((3, 3, 64, 64)).astype(np.float32)
+    padded = np.pad(x[0].astype(np.float64), ((1, 1), (1, 1), (0, 0)))
+    exact = sum(
+        padded[i : i + side, j : j + side] @ kernel[i, j].astype(np.float64)
+        for i in range(3) for j in range(3)
+    )  # fmt: skip
+    error = np.linalg.norm(convolve(jnp.asarray(x), jnp.asarray(kernel))[0] - exact)
+    assert error / np.linalg.norm(exact) < 1.2e-6
