@@ -99,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     timing.check(parser, options)
     config.use_compilation_cache()
+    config.keep_memory()
     about = timing.device()
     dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     settings = settings_of(options.preset, options.width, options.size, dtype)
