@@ -120,12 +120,15 @@ def _tile(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> int:
     Without training whatever the batch: a picture alone and in a batch shall come out the same.
     """
     batch, height, width, _ = x.shape
-    pixels = height * width >= 256 or (training and batch * height * width >= 1024)
+    places = height * width * (batch if training else 1)
     fits = kernel.shape[:2] == (3, 3) and stride == 1 and height % 2 == width % 2 == 0
-    if not (fits and pixels and min(kernel.shape[2:]) >= 32):
+    pays = height * width >= 256 or (training and places >= 1024)
+    if not (fits and pays and min(kernel.shape[2:]) >= 32):
         return 0
-    places = height * width * (batch if training else 4)  # for kernels transformed once
-    return 4 if height % 4 == width % 4 == 0 and places >= 8 * max(kernel.shape[2:]) else 2
+    # Tiles of 4 have larger kernels, transformed once. XLA's products of fewer than 64 tiles may
+    # add up in another order than of more.
+    worth = places >= (8 if training else 2) * max(kernel.shape[2:])
+    return 4 if height % 4 == width % 4 == 0 and worth and (training or places >= 1024) else 2
 
 
 @partial(jax.jit, static_argnums=2)

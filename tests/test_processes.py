@@ -44,7 +44,7 @@ def weights(run):
     return safetensors.numpy.load_file(run / "weights.safetensors")
 
 
-def test_two_train_as_one_does_and_any_number_goes_on_from_their_checkpoint(photographs, tmp_path, capsys):
+def test_two_train_as_one_does_and_any_go_on_from_their_checkpoint(photographs, tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     port, elsewhere = free_port(), tmp_path / "elsewhere"  # machines have their own places
     shutil.copytree(photographs, elsewhere)
