@@ -87,6 +87,8 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Seconds a call of each, `repeats` times, a segment of one after a segment of the other.
 
+    A call before each segment is not timed: caches and freed memory hold what the other left there.
+
     Args:
         runs: each makes so many calls and returns when the device has finished them.
         seconds: that all segments of one shall take together.
@@ -101,6 +103,7 @@ def in_turn(
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            run(1)
             start = time.perf_counter()
             run(calls[name])
             taken[name].append((time.perf_counter() - start) / calls[name])
