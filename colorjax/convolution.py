@@ -1,10 +1,11 @@
 """2-D convolution, padding SAME; on CPUs by fewer multiplications than XLA's own takes.
 
 Pictures are `B H W C`, kernels `size size C features`; the result is `B ⌈H/stride⌉ ⌈W/stride⌉
-features`. On a CPU a 3×3 convolution of stride 1, where pictures and channels are many enough to
-pay for it, and both its gradients are Winograd's F(4×4, 3×3): the 16 results of a tile for 36
+features`. On a CPU a 3×3 convolution of stride 1, where pictures are large and channels many
+enough to pay for it, and its gradients are Winograd's F(4×4, 3×3): the 16 results of a tile for 36
 multiplications in place of 144 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-Networks"), equal up to rounding; or F(2×2, 3×3), 4 for 16, where kernels are large and places few.
+Networks"), equal up to rounding; or F(2×2, 3×3), 4 for 16 in place of 36, where places are few or
+sides no multiples of 4. The kernel gradient is the same transposed.
 On a GPU, and for other types than float32, XLA's stay.
 """
 
@@ -115,9 +116,9 @@ def _by_phases(x, kernel, stride):
 
 
 def _tile(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> int:
-    """How many results a side of Winograd's tiles has where it is faster; else 0.
+    """Results along a side of Winograd's tiles, 4 or 2; 0 where XLA's own is faster.
 
-    Without training whatever the batch: a picture alone and in a batch shall come out the same.
+    Without training the batch does not count: a picture alone and in one shall come out the same.
     """
     batch, height, width, _ = x.shape
     places = height * width * (batch if training else 1)
@@ -125,10 +126,10 @@ def _tile(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> int:
     pays = height * width >= 256 or (training and places >= 1024)
     if not (fits and pays and min(kernel.shape[2:]) >= 32):
         return 0
-    # Tiles of 4 have larger kernels, transformed once. XLA's products of fewer than 64 tiles may
-    # add up in another order than of more.
-    worth = places >= (8 if training else 2) * max(kernel.shape[2:])
-    return 4 if height % 4 == width % 4 == 0 and worth and (training or places >= 1024) else 2
+    # Tiles of 4 have larger kernels to transform, so they need more places to pay. In inference
+    # 64 tiles at least: XLA's products of fewer may add up in another order than those of a batch.
+    least = 8 * max(kernel.shape[2:]) if training else 1024
+    return 4 if places >= least and height % 4 == width % 4 == 0 else 2
 
 
 @partial(jax.jit, static_argnums=2)
