@@ -8,7 +8,7 @@ to the forward pass, the backward pass or the rest of the step ("?" where the co
 does not say), and the shape of its result.
 Operations that hold others (loops, calls) count for nothing themselves. Shares are of the time that
 all operations take together, which on several cores may run at once. Last, shares by kind, as a
-CPU's compiled step tells them apart (Winograd's products are told by their 16 or 36 tiles).
+CPU's compiled step tells them apart (Winograd's products are told by being 16 or 36 at once).
 """
 
 import argparse
@@ -56,7 +56,7 @@ def kind(passing: str, primitive: str, shape: str) -> str:
     if primitive == "conv_general_dilated":
         return "other convolutions (stride 2, few channels)"
     if primitive == "dot_general":
-        of_tiles = shape.startswith(("f32[16,", "f32[36,"))
+        of_tiles = shape.startswith(("f32[16,", "f32[36,")) and shape.count(",") == 2
         return "Winograd's products" if of_tiles else "other matrix products"
     if primitive in ("stack", "unstack"):
         return "Winograd's transforms"

@@ -5,8 +5,8 @@ features`. On a CPU a 3×3 convolution of stride 1, where pictures are large and
 enough to pay for it, and its gradients are Winograd's F(4×4, 3×3): the 16 results of a tile for 36
 multiplications in place of 144 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
 Networks"), equal up to rounding; or F(2×2, 3×3), 4 for 16 in place of 36, where places are few or
-sides no multiples of 4. The kernel gradient is the same transposed.
-On a GPU, and for other types than float32, XLA's stay.
+sides no multiples of 4. The kernel gradient is the same transposed. On a GPU, and for other types
+than float32, XLA's stay.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,10 @@ _FEW = 8  # features at most, for copies of their gradient to be cheap
 def _transforms(*points: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What brings a tile of a picture, a kernel, and the products of both to F(m, 3)'s results.
 
-    Each is applied to rows and then to columns. They are those by which Toom and Cook multiply
-    polynomials, through their values at m + 1 points and at infinity, the first and last transposed
-    (Lavin and Gray's section 4.1); which points decides how much rounding adds up.
+    Each is applied to rows and then to columns (Lavin and Gray's section 4.1). They are those by
+    which Toom and Cook multiply polynomials, through their values at m + 1 points and at infinity,
+    the first and last transposed, the kernel's with interpolation's divisors; which points decides
+    how much rounding adds up. Rounded here, for zeros to be zeros and skipped.
     """
     results = len(points) - 1
     others = [[q for q in points if q != p] for p in points]

@@ -217,6 +217,13 @@ def test_trace_reads_compiled_programs():
     assert {part[0] for part in products} == {"forward", "backward"}
 
 
+def test_trace_tells_winograds_products_by_their_shape():
+    kind = benchmark("trace").kind
+    for shape in ("f32[16,64,128]", "f32[36,256,64]"):
+        assert kind("backward", "dot_general", shape) == "Winograd's products"
+    assert kind("forward", "dot_general", "f32[16,512]") == "other matrix products"
+
+
 def test_gallery_puts_networks_side_by_side(photographs, weights, tmp_path, capsys):
     grey, colour = tmp_path / "grey.png", tmp_path / "colour.png"
     Image.fromarray(picture(1, 40, 80)).convert("L").save(grey)

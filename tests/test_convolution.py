@@ -37,9 +37,11 @@ def test_a_picture_alone_is_what_it_is_in_a_batch():
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_second_derivatives_and_batches_on_two_devices(devices):
+@pytest.mark.parametrize("side", [32, 30])
+def test_second_derivatives_and_batches_on_two_devices(devices, side):
+    """By tiles of 4 and of 2."""
     random = np.random.default_rng(2)
-    x = jnp.asarray(random.standard_normal((2, 32, 32, 32), np.float32))
+    x = jnp.asarray(random.standard_normal((2, side, side, 32), np.float32))
     kernel = jnp.asarray(random.standard_normal((3, 3, 32, 48), np.float32)) / 16
     x = jax.device_put(x, step.placement(devices)[1])
 

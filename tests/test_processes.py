@@ -58,20 +58,20 @@ def test_two_train_as_one_does_and_any_go_on_from_their_checkpoint(photographs, 
     wanted, together = weights(one), weights(two)
     for name, value in wanted.items():
         np.testing.assert_allclose(together[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
-    # The newest checkpoint taken away, one process with one device goes on from the other; and two.
+    # The newest checkpoint taken away, one process with one device goes on from step 3; then two.
     shutil.rmtree(two / "checkpoints" / "6")
     shutil.copytree(two, again := tmp_path / "again")
     capsys.readouterr()
     assert alone("--out", two, "--resume") == 0
     assert "going on from step 3" in capsys.readouterr().out
+    for name, value in wanted.items():
+        np.testing.assert_allclose(weights(two)[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
     port = free_port()
     runs = [start(process, port, "--out", again, "--resume") for process in (0, 1)]
     (said, error), _ = [run.communicate(timeout=240) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], error
     assert "going on from step 3" in said
     np.testing.assert_equal(weights(again), together)
-    for name, value in wanted.items():
-        np.testing.assert_allclose(weights(two)[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
 
 
 TALK = """
