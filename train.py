@@ -7,8 +7,9 @@ import time
 
 import jax
 
-from colorjax import batches, checkpoint, config, data, processes, report, step, validation
+from colorjax import batches, checkpoint, config, data, report, step, validation
 from colorjax.config import ConfigError
+from colorjax.extra import distributed
 from colorjax.run import Run
 
 SAMPLES = 8  # photographs shown in grids and strip
@@ -24,14 +25,16 @@ def train(run: Run) -> int:
     first, total = int(state.step), int(state.total_steps)
     log_every = max(1, min(100, total // 200))
     size = sum(parameter.size for parameter in jax.tree.leaves(state.params))
-    print(f"{settings.network} network, {size:,} parameters, {settings.dtype} on "
-          f"{run.split.mesh.size} {jax.default_backend()} device(s); {len(run.rows)} "
-          f"photographs to train on, {run.validation.count} to validate; {total} steps of "
-          f"{settings.batch}" + (f", the last {total - run.ordinary} beside a critic"
-          if total > run.ordinary else "")
-          + (f", going on from step {first}" if first else ""))  # fmt: skip
+    print(
+        f"{settings.network} network, {size:,} parameters, {settings.dtype} on "
+        f"{run.split.mesh.size} {jax.default_backend()} device(s); {len(run.rows)} "
+        f"photographs to train on, {run.validation.count} to validate; {total} steps of "
+        f"{settings.batch}"
+        + (f", the last {total - run.ordinary} beside a critic" if total > run.ordinary else "")
+        + (f", going on from step {first}" if first else "")
+    )
 
-    interrupt, bar, text, done = processes.Interrupt(), report.Bar("training"), "", first
+    interrupt, bar, text, done = distributed.Interrupt(), report.Bar("training"), "", first
     waiting: list[tuple[int, dict[str, jax.Array]]] = []  # results still on the device
     losses: list[float] = []
     critic: dict[str, float] = {}
@@ -47,8 +50,9 @@ def train(run: Run) -> int:
 
     # A run whose patience ended is complete; resumed, it has nothing left to do.
     last = first if out_of_patience(run) else total
-    examples = batches.batches(run.pool, run.labels, run.rows, settings.batch, settings.seed,
-                               first, last, run.split)  # fmt: skip
+    examples = batches.batches(
+        run.pool, run.labels, run.rows, settings.batch, settings.seed, first, last, run.split
+    )
     try:
         if not first and run.is_adversarial(0):
             validate(run, 0, "")  # what it starts from may be the best that it comes to
@@ -72,7 +76,7 @@ def train(run: Run) -> int:
             due = run.validates(done)
             if due or asked:
                 collect(keep=0)
-                if not step.is_finite((run.state.params, run.state.critic)):
+                if not step.is_finite({"params": run.state.params, "critic": run.state.critic}):
                     raise TrainingError(f"after step {done} the parameters are not finite")
                 value = None
                 if due:
@@ -85,8 +89,10 @@ def train(run: Run) -> int:
             if asked and done < total:
                 run.checkpoints.wait()
                 bar.close()
-                print(f"interrupted and saved at step {done}; go on with\n"
-                      f"  python train.py --out {run.out} --resume")  # fmt: skip
+                print(
+                    f"interrupted and saved at step {done}; go on with\n"
+                    f"  python train.py --out {run.out} --resume"
+                )
                 return 128 + asked
         run.checkpoints.wait()
     except TrainingError as error:
@@ -117,7 +123,7 @@ def out_of_patience(run: Run) -> bool:
 def validate(run: Run, done: int, text: str) -> float:
     """Measure, show and log; keep the weights if they are the best so far. How bad they are."""
     progress, share = run.progress, run.settings.colorfulness
-    ema = processes.own(run.state.ema)
+    ema = distributed.own(run.state.ema)
     try:
         measured = run.validation.measure(ema, SAMPLES)
     except FloatingPointError as error:
@@ -125,52 +131,72 @@ def validate(run: Run, done: int, text: str) -> float:
     critic = run.is_adversarial(done)
     if critic and not progress["critic"]:  # another measure begins, with what it starts from
         progress.update(critic=True, best=math.inf, stale=0)
-    badness, figures = processes.firsts(measured.badness(critic)), measured.figures()
+    badness, figures = distributed.firsts(measured.badness(critic)), measured.figures()
     better = badness < progress["best"]
     progress["stale"] = 0 if better else progress["stale"] + 1
     if better:
         progress.update(best=badness, best_step=done)
-    if better and processes.is_first():
+    if better and distributed.is_first():
         summary = {
-            "preset": run.settings.preset, "size": run.settings.size,
-            "batch": run.settings.batch, "step": done, "seed": run.settings.seed,
-            "photographs": len(run.rows), "fine_tuned": bool(run.settings.init),
-            **figures, "validation_photographs": run.validation.count,
-            "rarity_weights": [float(f"{w:.4g}") for w in processes.own(run.state.rarity)],
-        }  # fmt: skip
-        checkpoint.save_weights(run.out / "weights.safetensors", ema,
-                                dataclasses.asdict(run.config.network), summary)  # fmt: skip
+            "preset": run.settings.preset,
+            "size": run.settings.size,
+            "batch": run.settings.batch,
+            "step": done,
+            "seed": run.settings.seed,
+            "photographs": len(run.rows),
+            "fine_tuned": bool(run.settings.init),
+            **figures,
+            "validation_photographs": run.validation.count,
+            "rarity_weights": [float(f"{w:.4g}") for w in distributed.own(run.state.rarity)],
+        }
+        checkpoint.save_weights(
+            run.out / "weights.safetensors", ema, dataclasses.asdict(run.config.network), summary
+        )
     truth = run.validation.truth[:SAMPLES]
-    if processes.is_first():
+    if distributed.is_first():
         report.sample_grid(run.out, done, truth, measured.samples)
     report.log(run.out, step=done, **figures)
     more = f", {measured.psnr_calibrated:.2f} dB at {share:g} of it" if share else ""
     if critic:
         more += f", AuC {measured.auc:.2f} %"
     if measured.label_accuracy is not None:
-        more += (f", {measured.label_accuracy:.0%} of labels right (chance "
-                  f"{measured.label_chance:.0%})")  # fmt: skip
-    print(f"step {done}: validation {measured.psnr:.2f} dB (grey {measured.psnr_grey:.2f}, "
-          f"constant ab {measured.psnr_constant:.2f}) at {measured.colorfulness:.2f} of the "
-          f"truth's colourfulness{more}{'; the best so far' if better else ''}  {text}",
-          flush=True)  # fmt: skip
+        more += (
+            f", {measured.label_accuracy:.0%} of labels right (chance {measured.label_chance:.0%})"
+        )
+    print(
+        f"step {done}: validation {measured.psnr:.2f} dB (grey {measured.psnr_grey:.2f}, "
+        f"constant ab {measured.psnr_constant:.2f}) at {measured.colorfulness:.2f} of the "
+        f"truth's colourfulness{more}{'; the best so far' if better else ''}  {text}",
+        flush=True,
+    )
     return badness
 
 
 def finish(run: Run) -> int:
     """Say what was written and how to use it."""
-    if not processes.is_first():
+    if not distributed.is_first():
         return 0
-    names = ["weights.safetensors", "log.jsonl", "config.json", "strip.png", "samples",
-             "checkpoints", *(["curves.png"] if report.curves(run.out) else [])]  # fmt: skip
+    names = [
+        "weights.safetensors",
+        "log.jsonl",
+        "config.json",
+        "strip.png",
+        "samples",
+        "checkpoints",
+        *(["curves.png"] if report.curves(run.out) else []),
+    ]
     what = f"{validation.FULL_COLOR:g}·|1 − colourfulness| − AuC"
     what = what if run.progress["critic"] else "loss"
-    print(f"best validation {what}: {run.progress['best']:.5g} at step "
-          f"{run.progress['best_step']}\nwrote")  # fmt: skip
+    print(
+        f"best validation {what}: {run.progress['best']:.5g} at step "
+        f"{run.progress['best_step']}\nwrote"
+    )
     for name in filter(lambda name: (run.out / name).exists(), names):
         print(f"  {run.out / name}")
-    print("colour a photograph with it:\n"
-          f"  python colorize.py in.jpg out.png --weights {run.out / names[0]}")  # fmt: skip
+    print(
+        "colour a photograph with it:\n"
+        f"  python colorize.py in.jpg out.png --weights {run.out / names[0]}"
+    )
     return 0
 
 
@@ -180,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         together = [given.pop(name, None) for name in ("coordinator", "processes", "process")]
         if any(value is not None for value in together):
-            processes.join(*together)
+            distributed.join(*together)
         else:
             config.use_two_cores()
         config.keep_memory()
@@ -191,9 +217,11 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print("train.py: there is too little memory: begin another run, by another --out, with a "
-              "smaller --batch or --size; what was saved before is intact",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "train.py: there is too little memory: begin another run, by another --out, with a "
+            "smaller --batch or --size; what was saved before is intact",
+            file=sys.stderr,
+        )
     except OSError as error:
         what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         print(f"train.py: {what}; what was saved before is intact", file=sys.stderr)

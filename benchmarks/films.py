@@ -22,8 +22,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)
 
 import timing
 
-from colorjax import checkpoint, color, config, files, frames, video
+from colorjax import checkpoint, color, config
 from colorjax.colorizer import Colorizer
+from colorjax.media import files, frames
+from colorjax.media.film import FilmError, colorize_film, open_film
 
 SIZES = ((360, 640), (1080, 1920))
 STAGES = ("decode", "network", "colour", "encode")
@@ -62,7 +64,7 @@ def error(source: Path, target: Path) -> tuple[float, float]:
     """Mean |ΔL*| between two films, and what 99 % of the pixels stay below; every tenth frame."""
 
     def lightness(path: Path):
-        film, stream = video.open_film(path)
+        film, stream = open_film(path)
         with film:
             shape = stream.height, stream.width
             found = frames.decoded(film, stream, [], shape, [], frames.Outcome())
@@ -85,12 +87,12 @@ def measure(colorizer: Colorizer, source: Path, crf: float) -> dict:
     """One row of the table."""
     with tempfile.TemporaryDirectory() as place:
         target = Path(place, "out.mkv")
-        video.colorize(colorizer, source, target, crf)
+        colorize_film(colorizer, source, target, crf)
         start = time.perf_counter()
-        outcome = video.colorize(colorizer, source, target, crf, overwrite=True)
+        outcome = colorize_film(colorizer, source, target, crf, overwrite=True)
         seconds = time.perf_counter() - start
         mean, most = error(source, target)
-        film, stream = video.open_film(target)
+        film, stream = open_film(target)
         with film:
             size = f"{stream.width} × {stream.height}"
     return {
@@ -125,8 +127,11 @@ def run(argv: list[str] | None) -> int:
     config.use_compilation_cache()
     colorizer = Colorizer.load(options.weights)
     report: dict = timing.device() | {"crf": options.crf, "rows": []}
-    print(f"{'film':24} {'size':>12} {'frames/s':>9}" + "".join(f"{s:>9}" for s in STAGES)
-          + f"{'|ΔL|':>7} {'99 %':>6}")  # fmt: skip
+    print(
+        f"{'film':24} {'size':>12} {'frames/s':>9}"
+        + "".join(f"{s:>9}" for s in STAGES)
+        + f"{'|ΔL|':>7} {'99 %':>6}"
+    )
     with tempfile.TemporaryDirectory() as place:
         for height, width in () if options.films else SIZES:
             path = Path(place, f"{height}p.mp4")
@@ -136,9 +141,11 @@ def run(argv: list[str] | None) -> int:
             row = measure(colorizer, path, options.crf)
             report["rows"].append(row)
             shares = "".join(f"{share:9.0%}" for share in row["shares"].values())
-            print(f"{row['film']:24} {row['size']:>12} {row['frames_per_second']:>9}{shares}"
-                  f"{row['lightness_error']:7.2f} {row['lightness_error_99']:6.2f}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{row['film']:24} {row['size']:>12} {row['frames_per_second']:>9}{shares}"
+                f"{row['lightness_error']:7.2f} {row['lightness_error_99']:6.2f}",
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
     return 0
@@ -148,8 +155,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
         return run(argv)
-    except (config.ConfigError, files.FileError, video.FilmError, checkpoint.WeightsError,
-            OSError) as error:  # fmt: skip
+    except (
+        config.ConfigError,
+        files.FileError,
+        FilmError,
+        checkpoint.WeightsError,
+        OSError,
+    ) as error:
         print(f"films.py: {error}", file=sys.stderr)
         return 2
 

@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from colorjax import convolution
+from colorjax.extra import winograd
 
 PLAIN = {
-    "winograd": lambda x, kernel: convolution.plain(x, kernel, 1),
-    "winograd_kernel_gradient": lambda x, gradient: convolution.plain_kernel_gradient(
+    "winograd": lambda x, kernel: winograd.plain(x, kernel, 1),
+    "winograd_kernel_gradient": lambda x, gradient: winograd.plain_kernel_gradient(
         x, gradient, (3, 3, x.shape[3], gradient.shape[3])
     ),
 }

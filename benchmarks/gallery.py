@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
 
-from colorjax import checkpoint, color, config, files, report
+from colorjax import checkpoint, color, config, report
 from colorjax.colorizer import Colorizer
+from colorjax.media import files
 
 GAP, TITLE = 4, 24  # pixels
 
@@ -58,8 +59,12 @@ def run(argv: list[str] | None) -> int:
     parser.add_argument("photographs", nargs="+", metavar="PHOTOGRAPH")
     parser.add_argument("--weights", nargs="*", metavar="FILE", help="networks, a column each")
     parser.add_argument("--titles", nargs="*", metavar="TEXT", help="of their columns")
-    parser.add_argument("--width", type=int, default=256, help="of a column (default: 256); or "
-                        "with --across the height of a row")  # fmt: skip
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=256,
+        help="of a column (default: 256); or with --across the height of a row",
+    )
     parser.add_argument("--across", action="store_true", help="a column a photograph")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE")
     options = parser.parse_args(argv)

@@ -48,9 +48,10 @@ def timed(argv: list[str], cache: str) -> tuple[float, float]:
     environment = os.environ | {"XDG_CACHE_HOME": cache}
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "colorize.py"), *argv], env=environment,
+        [sys.executable, str(ROOT / "colorize.py"), *argv],
+        env=environment,
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     if status:
@@ -81,8 +82,9 @@ def photograph(megapixels: float, suffix: str, repeats: int, weights: list[str])
 
 def folder(count: int, weights: str | None) -> dict:
     """Photographs/s of a folder, and of the network alone on batches of the same shape."""
-    from colorjax import config, files, folder
+    from colorjax import config
     from colorjax.colorizer import Colorizer
+    from colorjax.media import files, folder
 
     config.use_compilation_cache()
     colorizer = Colorizer.load(weights)
@@ -92,16 +94,16 @@ def folder(count: int, weights: str | None) -> dict:
         for number in range(count):
             scene(number, *PICTURE).save(source / f"{number:04}.jpg", quality=92)
         first = files.read(source / "0000.jpg").pixels
-        lightness, filled = colorizer.shrink(first)
+        lightness, filled = colorizer.to_network_input(first)
         batch = np.stack([lightness] * folder.BATCH)
         ab = colorizer.predict(batch)[0][0]
-        colorizer.join(first, ab, filled)  # everything is compiled
+        colorizer.merge(first, ab, filled)  # everything is compiled
         start = time.perf_counter()
         for _ in range(-(-count // folder.BATCH)):
             colorizer.predict(batch)
         network = time.perf_counter() - start
         start = time.perf_counter()
-        outcome = folder.colorize(colorizer, folder.pairs(source, Path(place, "out")))
+        outcome = folder.colorize_folder(colorizer, folder.pairs(source, Path(place, "out")))
         whole = time.perf_counter() - start
     assert outcome.coloured == count, outcome.failures
     return {
@@ -119,12 +121,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--megapixels", type=float, nargs="*", default=list(SIZES),
-                        choices=list(SIZES), help="of the photographs (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--megapixels",
+        type=float,
+        nargs="*",
+        default=list(SIZES),
+        choices=list(SIZES),
+        help="of the photographs (default: all)",
+    )
     parser.add_argument("--formats", nargs="+", default=["jpg", "png"], help="(default: jpg png)")
     parser.add_argument("--repeats", type=int, default=3, help="warm runs of each (default: 3)")
-    parser.add_argument("--photographs", type=int, default=500, help="in the folder; 0: no folder "
-                        "(default: 500)")  # fmt: skip
+    parser.add_argument(
+        "--photographs", type=int, default=500, help="in the folder; 0: no folder (default: 500)"
+    )
     parser.add_argument("--weights", metavar="FILE", help="(default: those that come along)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     options = parser.parse_args(argv)
@@ -134,20 +143,26 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--json {options.json}: {options.json.parent} is not a directory")
     weights = ["--weights", options.weights] if options.weights else []
     report: dict = timing.device() | {"rows": []}
-    print(f"{'megapixels':>10} {'format':>7} {'cold, s':>8} {'warm, s':>8} {'peak MiB':>9} "
-          f"{'of them pixels':>15}")  # fmt: skip
+    print(
+        f"{'megapixels':>10} {'format':>7} {'cold, s':>8} {'warm, s':>8} {'peak MiB':>9} "
+        f"{'of them pixels':>15}"
+    )
     for megapixels in options.megapixels:
         for suffix in options.formats:
             row = photograph(megapixels, suffix, options.repeats, weights)
             report["rows"].append(row)
-            print(f"{megapixels:>10g} {suffix:>7} {row['cold_seconds']:>8.2f} "
-                  f"{row['warm_seconds']:>8.2f} {row['peak_mib']:>9} {row['pixels_mib']:>15}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{megapixels:>10g} {suffix:>7} {row['cold_seconds']:>8.2f} "
+                f"{row['warm_seconds']:>8.2f} {row['peak_mib']:>9} {row['pixels_mib']:>15}",
+                flush=True,
+            )
     if options.photographs:
         report["folder"] = row = folder(options.photographs, options.weights)
-        print(f"\na folder of {row['photographs']} photographs of {row['size']}: "
-              f"{row['per_second']} a second, {row['share_of_network']:.0%} of the network's own "
-              f"{row['network_per_second']} at working size {row['working_size']}")  # fmt: skip
+        print(
+            f"\na folder of {row['photographs']} photographs of {row['size']}: "
+            f"{row['per_second']} a second, {row['share_of_network']:.0%} of the network's own "
+            f"{row['network_per_second']} at working size {row['working_size']}"
+        )
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
         print(f"wrote {options.json}")

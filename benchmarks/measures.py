@@ -115,7 +115,7 @@ def rarity(ab_truth: jax.Array, histogram: jax.Array | np.ndarray) -> jax.Array:
         ab_truth: the true colours.
         histogram: `palette.histogram` of the truth, added up over the whole set, `261`.
     """
-    return palette.rarity_weights(histogram, mix=0)[palette.nearest(ab_truth)]
+    return palette.bin_weights(histogram, mix=0)[palette.nearest(ab_truth)]
 
 
 def histogram_distance(p: jax.Array | np.ndarray, q: jax.Array | np.ndarray) -> jax.Array:

@@ -43,10 +43,28 @@ def make_photographs(folder: Path, count: int, side: int) -> None:
 def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) -> dict:
     """Seconds a step of the bare step and of the loop, pair by pair."""
     # As long as a user's run, which logs once in 100 steps, though it ends after the last pair.
-    argv = ["--data", str(folder), "--out", str(out), "--preset", options.network,
-            "--width", str(options.width), "--size", str(options.size), "--batch", str(batch),
-            "--dtype", options.dtype, "--val-fraction", "1e-9",
-            "--validate-every", "1000000000", "--steps", "20000"]  # fmt: skip
+    argv = [
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+        "--preset",
+        options.network,
+        "--width",
+        str(options.width),
+        "--size",
+        str(options.size),
+        "--batch",
+        str(batch),
+        "--dtype",
+        options.dtype,
+        "--val-fraction",
+        "1e-9",
+        "--validate-every",
+        "1000000000",
+        "--steps",
+        "20000",
+    ]
     settings, _ = config.open_run(vars(config.train_parser().parse_args(argv)), False)
     run = Run(settings, None)
     spare = jax.tree.map(jax.numpy.copy, run.state)
@@ -175,9 +193,12 @@ def main(argv: list[str] | None = None) -> int:
             report["rows"].append(row)
             timing.write(options.json, report)
             low, high = row["loop_to_step_spread"]
-            print(f"{batch:>6} {row['step_images_per_second']:>15.1f} "
-                  f"{row['loop_images_per_second']:>15.1f} {row['loop_to_step']:>10.3f}  "
-                  f"{low:.2f}…{high:.2f}", flush=True)  # fmt: skip
+            print(
+                f"{batch:>6} {row['step_images_per_second']:>15.1f} "
+                f"{row['loop_images_per_second']:>15.1f} {row['loop_to_step']:>10.3f}  "
+                f"{low:.2f}…{high:.2f}",
+                flush=True,
+            )
         if options.photographs:
             camera = Path(temporary) / "camera"
             camera.mkdir()
@@ -185,12 +206,16 @@ def main(argv: list[str] | None = None) -> int:
             for entry in report["rows"]:
                 each = 1 / entry["loop_images_per_second"] + 1 / row["pack_per_second"]
                 entry["first_epoch_images_per_second"] = round(1 / each, 2)
-            print(f"\npacking at {options.size * 9 // 8} pixels: {row['pack_per_second_and_core']} "
-                  f"photographs of 3 megapixels a second and core, a plain imageio read "
-                  f"{row['imageio_per_second_and_core']}; "
-                  "the first epoch, packing included, reckoned: "
-                  + ", ".join(f"{entry['first_epoch_images_per_second']} images/s at batch "
-                              f"{entry['batch']}" for entry in report["rows"]))  # fmt: skip
+            print(
+                f"\npacking at {options.size * 9 // 8} pixels: {row['pack_per_second_and_core']} "
+                f"photographs of 3 megapixels a second and core, a plain imageio read "
+                f"{row['imageio_per_second_and_core']}; "
+                "the first epoch, packing included, reckoned: "
+                + ", ".join(
+                    f"{entry['first_epoch_images_per_second']} images/s at batch {entry['batch']}"
+                    for entry in report["rows"]
+                )
+            )
     if options.json:
         timing.write(options.json, report)
         print(f"wrote {options.json}")

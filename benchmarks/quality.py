@@ -30,12 +30,25 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)
 import measures
 import timing
 
-from colorjax import checkpoint, color, config, files, metrics, palette, report, step
+from colorjax import checkpoint, color, config, metrics, palette, report, step
 from colorjax.colorizer import DEFAULT_WEIGHTS, Colorizer
+from colorjax.media import files
 
 BATCH = 16
-COLUMNS = ("psnr", "psnr_pooled", "ssim", "ciede2000", "cf", "cf_signed", "delta_cf",
-           "delta_cf_each", "auc", "auc_rare", "histogram", "explained")  # fmt: skip
+COLUMNS = (
+    "psnr",
+    "psnr_pooled",
+    "ssim",
+    "ciede2000",
+    "cf",
+    "cf_signed",
+    "delta_cf",
+    "delta_cf_each",
+    "auc",
+    "auc_rare",
+    "histogram",
+    "explained",
+)
 Answer = Callable[[np.ndarray], np.ndarray]  # uint8 N S S 3 → uint8 N S S 3
 
 
@@ -50,8 +63,11 @@ def names(paths: list[str]) -> list[tuple[str | None, str]]:
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise config.ConfigError("--weights: a file is named twice")
     parts = [Path(path).absolute().with_suffix("").parts for path in paths]
-    length = next(n for n in range(2, 1 + max(map(len, parts)))
-                  if len({part[-n:] for part in parts}) == len(parts))  # fmt: skip
+    length = next(
+        n
+        for n in range(2, 1 + max(map(len, parts)))
+        if len({part[-n:] for part in parts}) == len(parts)
+    )
     return [(path, "/".join(part[-length:])) for path, part in zip(paths, parts, strict=True)]
 
 
@@ -114,9 +130,9 @@ def network(colorizer: Colorizer) -> Answer:
 def scaled(predictions: np.ndarray, images: np.ndarray, factor: float) -> np.ndarray:
     """Predictions with their chroma times a factor, at the truth's lightness."""
     parts = range(0, len(images), BATCH)
-    return np.concatenate([
-        rounded(_scaled(images[i : i + BATCH], predictions[i : i + BATCH], factor)) for i in parts
-    ])  # fmt: skip
+    return np.concatenate(
+        [rounded(_scaled(images[i : i + BATCH], predictions[i : i + BATCH], factor)) for i in parts]
+    )
 
 
 def factor_for(predictions: np.ndarray, images: np.ndarray, wanted: float) -> float:
@@ -162,10 +178,11 @@ def measure(
 ) -> dict:
     """Every column of the table for one set of predictions."""
     parts = [
-        jax.device_get(_compare(images[i : i + BATCH], predictions[i : i + BATCH],
-                                truth_histogram, mean_ab))
+        jax.device_get(
+            _compare(images[i : i + BATCH], predictions[i : i + BATCH], truth_histogram, mean_ab)
+        )
         for i in range(0, len(images), BATCH)
-    ]  # fmt: skip
+    ]
     all_of = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     error = np.maximum(all_of["error"].astype(np.float64), 1e-10)  # the truth itself: 100 dB
     colourful, spread = all_of["cf_truth"] >= 15, all_of["ab_spread"].mean()
@@ -191,8 +208,9 @@ def gallery(path: Path, images: np.ndarray, predictions: list[np.ndarray]) -> No
 
     Grey, a column for each network's prediction, truth.
     """
-    error = [((a / 255.0 - b / 255.0) ** 2).mean()
-             for a, b in zip(images, predictions[0], strict=True)]  # fmt: skip
+    error = [
+        ((a / 255.0 - b / 255.0) ** 2).mean() for a, b in zip(images, predictions[0], strict=True)
+    ]
     order = np.argsort(error)
     middle = max(0, len(order) // 2 - 2)
     chosen = np.concatenate([order[:4], order[middle : middle + 4], order[-4:]])
@@ -206,13 +224,29 @@ def run(argv: list[str] | None) -> int:
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--data", required=True, metavar="DIR", help="photographs never trained on")
-    parser.add_argument("--weights", nargs="*", default=[], metavar="FILE",
-                        help="networks to measure (default: the one that comes along)")  # fmt: skip
+    parser.add_argument(
+        "--weights",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="networks to measure (default: the one that comes along)",
+    )
     parser.add_argument("--size", type=int, default=256, help="of the pictures (default: 256)")
-    parser.add_argument("--working-size", type=int, nargs="*", default=[], metavar="PIXELS",
-                        help="that the networks see, one or several (default: theirs)")  # fmt: skip
-    parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.6, 0.8, 1.0],
-                        help="of the truth's CF to scale to (default: 0.4 0.6 0.8 1)")  # fmt: skip
+    parser.add_argument(
+        "--working-size",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="PIXELS",
+        help="that the networks see, one or several (default: theirs)",
+    )
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs="*",
+        default=[0.4, 0.6, 0.8, 1.0],
+        help="of the truth's CF to scale to (default: 0.4 0.6 0.8 1)",
+    )
     parser.add_argument(
         "--temperatures",
         type=float,
@@ -220,11 +254,20 @@ def run(argv: list[str] | None) -> int:
         default=[1.0, 0.38],
         help="to measure networks with bins at, too (default: 1 and Zhang's 0.38)",
     )
-    parser.add_argument("--rarities", type=float, nargs="*", default=[0.0], help="powers of the "
-                        "rarity weights, at each temperature (default: 0)")  # fmt: skip
+    parser.add_argument(
+        "--rarities",
+        type=float,
+        nargs="*",
+        default=[0.0],
+        help="powers of the rarity weights, at each temperature (default: 0)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
-    parser.add_argument("--gallery", type=Path, metavar="FILE", help="a picture of the first "
-                        "network's best, median and worst, all networks side by side")  # fmt: skip
+    parser.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="FILE",
+        help="a picture of the first network's best, median and worst, all networks side by side",
+    )
     options = parser.parse_args(argv)
     if options.size % 4 or not 16 <= options.size <= 2048:
         raise config.ConfigError(f"--size {options.size}: it must be a multiple of 4, 16 to 2048")
@@ -247,11 +290,13 @@ def run(argv: list[str] | None) -> int:
             rarity = checkpoint.read_header(path or DEFAULT_WEIGHTS)[1].get("rarity", 0)
             bins = loaded.network.head == "bins"
             networks[named] = {named: loaded} | {
-                f"{named}, T {t:g}" + (f", rarity {r:g}" if r else ""):
-                Colorizer.load(path, size, t, 1, r)
-                for t in options.temperatures for r in options.rarities
+                f"{named}, T {t:g}" + (f", rarity {r:g}" if r else ""): Colorizer.load(
+                    path, size, t, 1, r
+                )
+                for t in options.temperatures
+                for r in options.rarities
                 if bins and (t, 1, r) != (loaded.temperature, loaded.saturation, rarity)
-            }  # fmt: skip
+            }
             content = Path(path or DEFAULT_WEIGHTS).read_bytes()
             used[named] = {
                 "sha256": hashlib.sha256(content).hexdigest(),
@@ -269,10 +314,12 @@ def run(argv: list[str] | None) -> int:
     cf_signed = float(np.mean(np.concatenate([_signed(batch) for batch in batches])))
     if cf_truth < 1:
         raise config.ConfigError(f"--data {options.data}: its photographs have no colour")
-    print(f"{len(images)} photographs, their centre squares at {options.size}², true lightness, "
-          f"8 bits. PSNR in RGB, mean over {colourful} of them, of CF 15 or more; pooled over all."
-          f"\nTruth's CF {cf_truth:.1f}, signed {cf_signed:.1f}; constant ab "
-          f"({mean_ab[0]:.1f}, {mean_ab[1]:.1f}). AuC: ab distance 0…150.\n")  # fmt: skip
+    print(
+        f"{len(images)} photographs, their centre squares at {options.size}², true lightness, "
+        f"8 bits. PSNR in RGB, mean over {colourful} of them, of CF 15 or more; pooled over all."
+        f"\nTruth's CF {cf_truth:.1f}, signed {cf_signed:.1f}; constant ab "
+        f"({mean_ab[0]:.1f}, {mean_ab[1]:.1f}). AuC: ab distance 0…150.\n"
+    )
     print(f"{'':34}" + " ".join(f"{name:>13}" for name in COLUMNS))
     rows: dict[str, dict] = {}
 
@@ -281,8 +328,11 @@ def run(argv: list[str] | None) -> int:
         values = ((f"{v:13.4f}" if v is not None else f"{'-':>13}") for v in rows[name].values())
         print(f"{name:34}" + " ".join(values), flush=True)
 
-    for name, answer in (("grey", constant(np.zeros(2))), ("constant ab", constant(mean_ab)),
-                         ("oracle at a quarter", oracle)):  # fmt: skip
+    for name, answer in (
+        ("grey", constant(np.zeros(2))),
+        ("constant ab", constant(mean_ab)),
+        ("oracle at a quarter", oracle),
+    ):
         row(name, np.concatenate([answer(batch) for batch in batches]))
     shown = []
     for name, answers in networks.items():
@@ -301,10 +351,15 @@ def run(argv: list[str] | None) -> int:
         gallery(options.gallery, images, shown)
     if options.json:
         content = timing.device() | {
-            "photographs": len(images), "in_psnr": colourful, "size": options.size,
-            "cf_truth": cf_truth, "cf_truth_signed": cf_signed, "constant_ab": mean_ab.tolist(),
-            "networks": used, "rows": rows,
-        }  # fmt: skip
+            "photographs": len(images),
+            "in_psnr": colourful,
+            "size": options.size,
+            "cf_truth": cf_truth,
+            "cf_truth_signed": cf_signed,
+            "constant_ab": mean_ab.tolist(),
+            "networks": used,
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(content, indent=1))
     return 0
 

@@ -22,7 +22,8 @@ import optax
 import timing
 from throughput import HEADS, settings_of
 
-from colorjax import adversarial, config, model, step
+from colorjax import config, model, step
+from colorjax.extra import gan
 
 APART = 0.1  # ‖bfloat16 − float32‖ / ‖float32‖ of output and gradient: 8 bits, a dozen layers
 NEAR = 0.02  # the same of the loss, a mean of many
@@ -40,7 +41,7 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
     random_like = partial(
         jax.tree.map, lambda p: p + 0.02 * random.standard_normal(p.shape, np.float32)
     )
-    gan = preset == "gan"
+    judged_too = preset == "gan"
     judged = step.create_state(settings)
     judged = replace(judged, critic=random_like(judged.critic))
 
@@ -49,8 +50,8 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
         lightness, target = step.examples(typed, jax.random.key(0), images)
         output = model.apply(params, network, lightness, jnp.dtype(dtype))
         value = step.colour_loss(typed, output, target, judged.rarity).mean()
-        if gan:
-            value += adversarial.adversarial_loss(typed, judged.critic, lightness, target, output)
+        if judged_too:
+            value += gan.adversarial_loss(typed, judged.critic, lightness, target, output)
         return value, output.astype(jnp.float32)
 
     params = random_like(model.init(0, network))
@@ -62,7 +63,7 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
     of_gradient = float(optax.tree.norm(differences[1]) / optax.tree.norm(gradient))
 
     half = replace(settings, dtype="bfloat16")
-    train_step = (adversarial if gan else step).train_step
+    train_step = (gan if judged_too else step).train_step
     state, losses = step.create_state(half, 1000), []
     for _ in range(STEPS):
         state, metrics = train_step(half, state, images)
@@ -73,11 +74,14 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
         and bool(step.is_finite(state.params))
     )
     learnt = sum(losses[-3:]) < sum(losses[:3])  # each step crops anew
-    fine = fine and (bool(step.is_finite(state.critic)) if gan else learnt)
-    print(f"{preset:8} loss {float(loss):.5f} in float32, {float(loss16):.5f} in bfloat16; "
-          f"output {apart:.4f} and gradient {of_gradient:.4f} apart; "
-          f"{STEPS} steps {losses[0]:.5f} → {losses[-1]:.5f}  "
-          f"{'fine' if fine else 'WRONG'}", flush=True)  # fmt: skip
+    fine = fine and (bool(step.is_finite(state.critic)) if judged_too else learnt)
+    print(
+        f"{preset:8} loss {float(loss):.5f} in float32, {float(loss16):.5f} in bfloat16; "
+        f"output {apart:.4f} and gradient {of_gradient:.4f} apart; "
+        f"{STEPS} steps {losses[0]:.5f} → {losses[-1]:.5f}  "
+        f"{'fine' if fine else 'WRONG'}",
+        flush=True,
+    )
     return fine
 
 

@@ -34,7 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from colorjax import adversarial, colorizer, config, model, step
+from colorjax import colorizer, config, model, step
+from colorjax.extra import gan
 
 MODES = ("train", "infer")
 HEADS = {"paper": "ab", "unet": "ab", "vivid": "bins", "gan": "bins"}
@@ -52,9 +53,13 @@ def settings_of(preset: str, width: int, size: int, dtype: str) -> step.StepConf
     """A preset's training step, as `train.py` has it; of `gan` the adversarial phase."""
     default, sets = config.TrainConfig, config.PRESETS[preset]
     return step.StepConfig(
-        network_of(preset, width), size=size, dtype=dtype, adversarial=float(preset == "gan"),
-        optimizer=sets.get("optimizer", default.optimizer), lr=sets.get("lr", default.lr),
-    )  # fmt: skip
+        network_of(preset, width),
+        size=size,
+        dtype=dtype,
+        adversarial=float(preset == "gan"),
+        optimizer=sets.get("optimizer", default.optimizer),
+        lr=sets.get("lr", default.lr),
+    )
 
 
 def compiled(function: Any, *args: Any) -> tuple[Callable, float, float]:
@@ -67,8 +72,12 @@ def compiled(function: Any, *args: Any) -> tuple[Callable, float, float]:
     program = function.lower(*args).compile()
     seconds = time.perf_counter() - start
     plan = program.memory_analysis()
-    needed = (plan.argument_size_in_bytes + plan.output_size_in_bytes
-              + plan.temp_size_in_bytes - plan.alias_size_in_bytes)  # fmt: skip
+    needed = (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+        - plan.alias_size_in_bytes
+    )
     if needed > free_memory():  # a CPU's would be swapped or the process killed, not refused
         raise MemoryError
     return program, seconds, needed / 2**20
@@ -97,16 +106,21 @@ def devices_for(mode: str, batch: int, options: argparse.Namespace) -> int:
 
 
 def case(
-    preset: str, mode: str, size: int, dtype: str, batch: int, options: argparse.Namespace,
+    preset: str,
+    mode: str,
+    size: int,
+    dtype: str,
+    batch: int,
+    options: argparse.Namespace,
     at: int | None = None,
-) -> tuple[Callable[[int], object], dict]:  # fmt: skip
+) -> tuple[Callable[[int], object], dict]:
     """How to time one case, and what is known of it before; `at` repeats that training step."""
     network, random = network_of(preset, options.width), np.random.default_rng(0)
     whole, split = step.placement(devices_for(mode, batch, options))
     if mode == "train":
         side = size * 9 // 8
         settings = settings_of(preset, options.width, size, dtype)
-        train_step = (adversarial if settings.adversarial else step).train_step
+        train_step = (gan if settings.adversarial else step).train_step
         data = [random.integers(0, 256, (batch, side, side, 3), np.uint8) for _ in range(2)]
         state = jax.device_put(step.create_state(settings), whole)
         sets = [jax.device_put(images, split) for images in data]
@@ -162,8 +176,14 @@ def sweep(
         chips = devices if jax.default_backend() == "gpu" else 1  # a CPU's devices share it
         if batch % devices or batch >= too_large:
             continue
-        row = {"preset": preset, "mode": mode, "size": size, "dtype": dtype, "batch": batch,
-               "devices": devices}  # fmt: skip
+        row = {
+            "preset": preset,
+            "mode": mode,
+            "size": size,
+            "dtype": dtype,
+            "batch": batch,
+            "devices": devices,
+        }
         try:
             run, known = case(preset, mode, size, dtype, batch, options)
             taken = timing.in_turn({"": run}, options.seconds, options.repeats)[""]
@@ -213,11 +233,13 @@ def show(row: dict) -> None:
     """A row of the table."""
     of_peak = f"{row['share_of_peak']:>6.1%}" if row["share_of_peak"] is not None else f"{'-':>6}"
     low, high = row["images_per_second_spread"]
-    print(f"{label(row):40} {row['batch']:>6} {row['images_per_second']:>10.1f} "
-          f"{f'{low:.4g}…{high:.4g}':>15} {row['milliseconds']:>10.2f} "
-          f"{row['tflop_per_second']:>8.2f} {row['share_of_matrix']:>7.1%} {of_peak} "
-          f"{row['share_of_copy']:>6.1%} {row['memory_mib']:>9.0f} {row['compile_seconds']:>8.1f}",
-          flush=True)  # fmt: skip
+    print(
+        f"{label(row):40} {row['batch']:>6} {row['images_per_second']:>10.1f} "
+        f"{f'{low:.4g}…{high:.4g}':>15} {row['milliseconds']:>10.2f} "
+        f"{row['tflop_per_second']:>8.2f} {row['share_of_matrix']:>7.1%} {of_peak} "
+        f"{row['share_of_copy']:>6.1%} {row['memory_mib']:>9.0f} {row['compile_seconds']:>8.1f}",
+        flush=True,
+    )
 
 
 def objectives(options: argparse.Namespace) -> dict | None:
@@ -236,7 +258,7 @@ def objectives(options: argparse.Namespace) -> dict | None:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         print(f"\nobjectives, batch {batch}: {reason(error)}", flush=True)
         return None
-    every = adversarial.R1_INTERVAL
+    every = gan.R1_INTERVAL
     penalised = taken.pop("r1")
     taken["gan"] = [
         ((every - 1) * most + once) / every
@@ -248,8 +270,10 @@ def objectives(options: argparse.Namespace) -> dict | None:
         "dtype": options.dtypes[0],
         "vivid_to_mse": timing.ratios(taken["vivid"], taken["unet"]),
         "gan_to_vivid": timing.ratios(taken["gan"], taken["vivid"]),
-    } | {f"{name}_images_per_second": round(batch / timing.spread(taken[name])["median"], 2)
-         for name in taken}  # fmt: skip
+    } | {
+        f"{name}_images_per_second": round(batch / timing.spread(taken[name])["median"], 2)
+        for name in taken
+    }
 
 
 def plot(path: Path, rows: list[dict], about: str) -> None:
@@ -269,8 +293,12 @@ def plot(path: Path, rows: list[dict], about: str) -> None:
         for name, points in named.items():
             axis.plot(*zip(*points, strict=True), marker="o", label=name)
         axis.set_xscale("log", base=2)
-        axis.set(yscale="log", xlabel="batch", ylabel="images/s",
-                 title={"train": "training step", "infer": "inference"}[mode])  # fmt: skip
+        axis.set(
+            yscale="log",
+            xlabel="batch",
+            ylabel="images/s",
+            title={"train": "training step", "infer": "inference"}[mode],
+        )
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_formatter("{x:g}")
             side.set_minor_formatter("{x:g}" if side is axis.yaxis else "")
@@ -314,12 +342,16 @@ def main(argv: list[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     ceilings = {dtype: timing.ceilings(dtype, options.seconds) for dtype in options.dtypes}
     for dtype, ceiling in ceilings.items():
-        print(f"measured here, {dtype}: a matrix product {ceiling['flops'] / 1e12:.3g} TFLOP/s, "
-              f"a copy {ceiling['bytes'] / 1e9:.4g} GB/s")  # fmt: skip
+        print(
+            f"measured here, {dtype}: a matrix product {ceiling['flops'] / 1e12:.3g} TFLOP/s, "
+            f"a copy {ceiling['bytes'] / 1e9:.4g} GB/s"
+        )
     if about["device"] not in timing.PEAKS:
         print(f"the vendor's figures of {about['device']} are not known here: no share of them")
-    print(f"\n{'':40} {'batch':>6} {'images/s':>10} {'spread':>15} {'ms':>10} {'TFLOP/s':>8} "
-          f"{'matrix':>7} {'peak':>6} {'copy':>6} {'MiB':>9} {'compile':>8}")  # fmt: skip
+    print(
+        f"\n{'':40} {'batch':>6} {'images/s':>10} {'spread':>15} {'ms':>10} {'TFLOP/s':>8} "
+        f"{'matrix':>7} {'peak':>6} {'copy':>6} {'MiB':>9} {'compile':>8}"
+    )
     report: dict = about | {"width": options.width, "ceilings": ceilings, "rows": []}
     for preset in options.presets:
         for mode in options.modes:
@@ -334,9 +366,11 @@ def main(argv: list[str] | None = None) -> int:
             ("vivid", "squared error", row["vivid_to_mse"]),
             ("gan", "vivid", row["gan_to_vivid"]),
         ):
-            print(f"a {name} step does {row[f'{name}_images_per_second']:.1f} images/s, "
-                  f"{ratio['median']:.3f} times ({ratio['min']:.2f}…{ratio['max']:.2f}) as long "
-                  f"as {base}'s")  # fmt: skip
+            print(
+                f"a {name} step does {row[f'{name}_images_per_second']:.1f} images/s, "
+                f"{ratio['median']:.3f} times ({ratio['min']:.2f}…{ratio['max']:.2f}) as long "
+                f"as {base}'s"
+            )
     if options.json:
         timing.write(options.json, report)
         print(f"wrote {options.json}")

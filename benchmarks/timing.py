@@ -30,8 +30,16 @@ PEAKS = {
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with a sentence where an option that benchmarks share cannot be: exit status 2."""
-    for name, least in (("batch", 1), ("batches", 1), ("repeats", 1), ("steps", 1), ("size", 16),
-                        ("sizes", 16), ("seconds", 1e-3), ("width", 16)):  # fmt: skip
+    for name, least in (
+        ("batch", 1),
+        ("batches", 1),
+        ("repeats", 1),
+        ("steps", 1),
+        ("size", 16),
+        ("sizes", 16),
+        ("seconds", 1e-3),
+        ("width", 16),
+    ):
         given = getattr(options, name, None)
         values = given if isinstance(given, list) else [] if given is None else [given]
         for value in values:
@@ -61,8 +69,9 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         here = Path(__file__).parent
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True,
-                              timeout=10).stdout.strip()  # fmt: skip
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     return ""
 
 

@@ -122,16 +122,25 @@ def main(argv: list[str] | None = None) -> int:
         by[known.get(operation, ("?", operation.split(".")[0], ""))] += nanoseconds
     total = sum(by.values())
     rows = [
-        {"pass": passing, "primitive": primitive, "result": shape,
-         "milliseconds": round(time / options.steps / 1e6, 3), "share": round(time / total, 4)}
+        {
+            "pass": passing,
+            "primitive": primitive,
+            "result": shape,
+            "milliseconds": round(time / options.steps / 1e6, 3),
+            "share": round(time / total, 4),
+        }
         for (passing, primitive, shape), time in by.most_common()
-    ]  # fmt: skip
+    ]
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print(f"{options.preset}, {options.size}², batch {options.batch}, {dtype}: "
-          f"{total / options.steps / 1e6:.1f} ms of operations a step\n")  # fmt: skip
+    print(
+        f"{options.preset}, {options.size}², batch {options.batch}, {dtype}: "
+        f"{total / options.steps / 1e6:.1f} ms of operations a step\n"
+    )
     for row in rows[: options.rows]:
-        print(f"{row['share']:>6.1%} {row['milliseconds']:>9.2f} ms  {row['pass']:8} "
-              f"{row['primitive']:34} {row['result']}")  # fmt: skip
+        print(
+            f"{row['share']:>6.1%} {row['milliseconds']:>9.2f} ms  {row['pass']:8} "
+            f"{row['primitive']:34} {row['result']}"
+        )
     kinds: Counter = Counter()
     for row in rows:
         kinds[kind(row["pass"], row["primitive"], row["result"])] += row["share"]

@@ -74,9 +74,15 @@ def put(array: np.ndarray, rows: np.ndarray, sharding=None) -> jax.Array:
 
 
 def batches(
-    pool: Pool, labels: np.ndarray, rows: np.ndarray, batch: int, seed: int, first: int, last: int,
+    pool: Pool,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    batch: int,
+    seed: int,
+    first: int,
+    last: int,
     sharding=None,
-) -> Generator[tuple[jax.Array, jax.Array]]:  # fmt: skip
+) -> Generator[tuple[jax.Array, jax.Array]]:
     """Batches `first` up to `last` on the device, each gathered one ahead.
 
     Photographs `B S S 3` uint8, and their labels, int32 `B`.

@@ -73,8 +73,9 @@ def read_header(path: str | Path) -> tuple[Tree, Tree]:
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
     except KeyError:
-        raise WeightsError(f"{path} holds no network's configuration: not weights that "
-                           "train.py wrote") from None  # fmt: skip
+        raise WeightsError(
+            f"{path} holds no network's configuration: not weights that train.py wrote"
+        ) from None
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} is not a file of weights: {error}") from None
 
@@ -169,8 +170,10 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._directory).free
         if free < needed:
-            raise OSError(f"{self._directory} has {free / 1e6:.0f} MB free, a checkpoint needs "
-                          f"{needed / 1e6:.0f} MB")  # fmt: skip
+            raise OSError(
+                f"{self._directory} has {free / 1e6:.0f} MB free, a checkpoint needs "
+                f"{needed / 1e6:.0f} MB"
+            )
         # A copy, since the next step is given the state's memory while this is being written.
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),

@@ -97,6 +97,11 @@ def grey_lightness(grey: Array) -> jax.Array:
     return 116 * _f(srgb_to_linear(grey)) - 16
 
 
+def lightness_to_grey(lightness: Array) -> jax.Array:
+    """Grey sRGB values in 0…1 of lightness L* in 0…100: … → …, the inverse of `grey_lightness`."""
+    return linear_to_srgb(_f_inverse((lightness + 16) / 116))
+
+
 def fit_gamut(lab: Array) -> jax.Array:
     """Lab … 3 with L in 0…100 → sRGB … 3 in 0…1 of the same lightness, whatever a and b.
 

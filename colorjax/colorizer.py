@@ -39,8 +39,11 @@ def working_shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
             return 3 * abs(log(columns / rows / aspect)) + abs(log(rows * columns / size**2))
 
         sides = range(stride, 2 * size + 2 * stride, stride)
-        near = ((side, max(1, round(side * aspect / stride) + more) * stride)
-                for side in sides for more in (-1, 0, 1))  # fmt: skip
+        near = (
+            (side, max(1, round(side * aspect / stride) + more) * stride)
+            for side in sides
+            for more in (-1, 0, 1)
+        )
         return min(near, key=error)
 
     wide = [shape(3 ** (step / 4)) for step in range(5)]
@@ -140,7 +143,7 @@ class Colorizer:
             temperature: see `__init__`; unless given, what the weights say, or 1.
             saturation: likewise; it is calibrated after training.
             rarity: likewise; a power of the weights of rare colours in training, that multiplies
-                their probabilities (`palette.favoured`); 0 leaves them as predicted.
+                their probabilities (`palette.adjust_logits`); 0 leaves them as predicted.
 
         Raises:
             checkpoint.WeightsError: the file is no such weights, or lacks bins that are needed.
@@ -148,17 +151,24 @@ class Colorizer:
         path = Path(DEFAULT_WEIGHTS if weights is None else weights)
         params, network, summary = model.load(path)
         if network.head == "ab" and (temperature, rarity) != (None, None):
-            raise checkpoint.WeightsError(f"{path} has no bins, hence no temperature or rarity to "
-                                          "set: its network predicts ab itself")  # fmt: skip
+            raise checkpoint.WeightsError(
+                f"{path} has no bins, hence no temperature or rarity to "
+                "set: its network predicts ab itself"
+            )
         rarity = summary.get("rarity", 0.0) if rarity is None else rarity
         if rarity and "rarity_weights" not in summary:
-            raise checkpoint.WeightsError(f"{path} does not say how rare colours were weighted in "
-                                          "training, hence no rarity to set")  # fmt: skip
+            raise checkpoint.WeightsError(
+                f"{path} does not say how rare colours were weighted in "
+                "training, hence no rarity to set"
+            )
         try:
             if rarity:
                 weighted = jnp.asarray(summary["rarity_weights"], jnp.float32)
-                params["head"]["bias"] = palette.favoured(params["head"]["bias"], weighted, rarity)
-            size = 3 * summary.get("size", 64) // 2 if working_size is None else working_size
+                params["head"]["bias"] = palette.adjust_logits(
+                    params["head"]["bias"], weighted, rarity
+                )
+            if (size := working_size) is None:
+                size = summary.get("working_size", 3 * summary.get("size", 64) // 2)
             given = ("temperature", temperature), ("saturation", saturation)
             values = (summary.get(name, 1.0) if value is None else value for name, value in given)
             return cls(params, network, size, *values)
@@ -178,11 +188,11 @@ class Colorizer:
         Raises:
             ValueError: the array has another shape or type, or no pixels.
         """
-        lightness, filled = self.shrink(image := np.asarray(image))
+        lightness, filled = self.to_network_input(image := np.asarray(image))
         ab, _ = self.predict(lightness[None])
-        return self.join(image, ab[0], filled)
+        return self.merge(image, ab[0], filled)
 
-    def shrink(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    def to_network_input(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
         """The first of three parts of `__call__`, for those who overlap or batch them.
 
         Returns:
@@ -199,8 +209,10 @@ class Colorizer:
         rows, columns = min(shapes, key=lambda s: abs(log(s[1] / s[0] * height / width)))
         # Where filling all of it would stretch the picture by more, the rest repeats the border.
         stretch = columns / rows * height / width
-        inner = (max(1, round(min(rows, rows * _STRETCH * stretch))),
-                 max(1, round(min(columns, columns * _STRETCH / stretch))))  # fmt: skip
+        inner = (
+            max(1, round(min(rows, rows * _STRETCH * stretch))),
+            max(1, round(min(columns, columns * _STRETCH / stretch))),
+        )
         small = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
         small = Image.fromarray(np.ascontiguousarray(small))
         small = small.resize((inner[1], inner[0]), Image.Resampling.BICUBIC, reducing_gap=3)
@@ -214,7 +226,7 @@ class Colorizer:
         """The second part: the network, on copies of one shape.
 
         Args:
-            lightness: `B rows columns` as `shrink` gives them.
+            lightness: `B rows columns` as `to_network_input` gives them.
 
         Returns:
             ab `B h w 2`; and how sure the network is, `B h w` in 0 (all bins alike) … 1 (one
@@ -227,7 +239,7 @@ class Colorizer:
     def explain(self, lightness: np.ndarray) -> dict[str, float]:
         """What lightness `rows columns` shows, as the network believes: labels → shares in 0…1.
 
-        Likeliest first; lightness as `shrink` gives it.
+        Likeliest first; lightness as `to_network_input` gives it.
 
         Raises:
             ValueError: the network has learned no labels.
@@ -239,7 +251,7 @@ class Colorizer:
         shares = jax.device_get(jax.nn.softmax(logits))[0]
         return {self.network.labels[place]: float(shares[place]) for place in np.argsort(-shares)}
 
-    def join(self, image: np.ndarray, ab: np.ndarray, filled: tuple[float, float]) -> np.ndarray:
+    def merge(self, image: np.ndarray, ab: np.ndarray, filled: tuple[float, float]) -> np.ndarray:
         """The third part: scale ab `h w 2` up and join it to the image's lightness, in strips."""
         height, width = image.shape[:2]
         box = filled[0] * ab.shape[0], filled[1] * ab.shape[1]
@@ -275,7 +287,7 @@ def confidence_map(
 ) -> np.ndarray:
     """Confidence `h w` in 0…1, as `Colorizer.predict` gives it, at a picture's size: uint8 `H W`.
 
-    Black is no idea, white is sure of one colour. `filled` is what `Colorizer.shrink` gave.
+    Black is no idea, white is sure of one colour; `filled` comes from `to_network_input`.
     """
     height, width = shape
     box = (0.0, 0.0, filled[1] * confidence.shape[1], filled[0] * confidence.shape[0])

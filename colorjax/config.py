@@ -71,28 +71,43 @@ class TrainConfig:
 
     data: str = _option("", "folder of colour photographs, of any nesting")
     out: str = _option("", "run directory to write (default: runs/PRESET)")
-    preset: str = _option("vivid", "a set of defaults for the options below",
-                          ("paper", "unet", "vivid", "gan"))  # fmt: skip
-    network: str = _option("unet", "the paper's network or the project's own", ("paper", "unet"))
+    preset: str = _option(
+        "vivid", "a set of defaults for the options below", ("paper", "unet", "vivid", "gan")
+    )
+    network: str = _option(
+        "unet",
+        "the paper's network, a U-Net, or a decoder on a pretrained encoder",
+        ("paper", "unet", "lite"),
+    )
     head: str = _option("bins", "what it predicts: ab, or which of 261 colours", ("ab", "bins"))
-    width: int = _option(64, "channels of the unet's first level; 32 is 3 times as fast")
+    width: int = _option(64, "channels of the first level; 32 is 3 times as fast")
     size: int = _option(64, "pixels a side that the network is trained on")
     batch: int = _option(64, "photographs a step")
     epochs: float = _option(30, "passes over the photographs")
     steps: int = _option(0, "steps, instead of --epochs")
     minutes: float = _option(0, "time to fill, instead of --epochs")
-    rarity: float = _option(0.5, "weight of rare colours: 0 as often as they occur, 0.95 nearly "
-                                 "as the rest")  # fmt: skip
+    rarity: float = _option(
+        0.5, "weight of rare colours: 0 as often as they occur, 0.95 nearly as the rest"
+    )
     huber: float = _option(1.0, "weight of the decoded colour's error, beside cross-entropy")
-    labels: bool = _option(False, "learn what a photograph shows, too: the name of its folder, "
-                                  "the first below --data")  # fmt: skip
+    labels: bool = _option(
+        False, "learn what a photograph shows, too: the name of its folder, the first below --data"
+    )
     adversarial: float = _option(0.0, "share of the run, its last, with an adversarial network")
     critic_weight: float = _option(1.0, "of what the adversarial network says")
     critic_lr: float = _option(8e-4, "its learning rate; the network's beside it is a quarter")
-    colorfulness: float = _option(0.6, "share of the truth's that colours are calibrated to; "
-                                  "0: as predicted")  # fmt: skip
+    colorfulness: float = _option(
+        0.6, "share of the truth's that colours are calibrated to; 0: as predicted"
+    )
     optimizer: str = _option("muon", "RMSprop is older recipes'", ("muon", "adamw", "rmsprop"))
     lr: float = _option(2e-3, "highest learning rate (default: 0.002 with Muon, else 0.001)")
+    encoder_lr: float = _option(4e-4, "of the pretrained encoder; 0: frozen")
+    frozen_blocks: int = _option(0, "of the encoder's 16 blocks, the first ones, left as they are")
+    schedule: str = _option(
+        "cosine",
+        "of the rate: a cosine to zero, or constant and falling over the last tenth",
+        ("cosine", "wsd"),
+    )
     weight_decay: float = _option(0.01, "of kernels")
     clip: float = _option(1.0, "largest gradient norm")
     film: float = _option(0.3, "share of photographs seen as old film would have recorded them")
@@ -104,16 +119,34 @@ class TrainConfig:
     val_fraction: float = _option(0.02, "share of --data kept for validation")
     validate_every: int = _option(0, "steps between validations (default: a 20th of the run)")
     patience: int = _option(0, "stop after as many validations without improvement; 0: never")
-    dtype: str = _option("auto", "of the network's computation; auto: bfloat16 on a GPU",
-                         ("auto", "float32", "bfloat16"))  # fmt: skip
-    devices: int = _option(0, "devices to split each batch over (default: all GPUs; a CPU is two, "
-                              "where the batch is even)")  # fmt: skip
+    dtype: str = _option(
+        "auto",
+        "of the network's computation; auto: bfloat16 on a GPU",
+        ("auto", "float32", "bfloat16"),
+    )
+    devices: int = _option(
+        0,
+        "devices to split each batch over (default: all GPUs; a CPU is two, "
+        "where the batch is even)",
+    )
 
     def __post_init__(self) -> None:
         """Check ranges: ConfigError names the option, its value and what it may be."""
         positive = ("size", "batch", "epochs", "lr", "clip", "critic_lr")
-        zero_or_more = ("steps", "minutes", "weight_decay", "min_colorfulness", "seed", "patience",
-                        "validate_every", "devices", "huber", "critic_weight")  # fmt: skip
+        zero_or_more = (
+            "steps",
+            "minutes",
+            "weight_decay",
+            "min_colorfulness",
+            "seed",
+            "patience",
+            "validate_every",
+            "devices",
+            "huber",
+            "critic_weight",
+            "encoder_lr",
+            "frozen_blocks",
+        )
         shares = ("film", "ageing", "colorfulness", "adversarial")
         for names, holds, what in (
             (positive, lambda v: 0 < v < float("inf"), "above 0"),
@@ -131,8 +164,10 @@ class TrainConfig:
                     raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be {what}")
         for name in ("rarity", "huber"):
             if self.head == "ab" and getattr(self, name) != getattr(TrainConfig, name):
-                raise ConfigError(f"--{name} is for networks with bins, and --head ab (as presets "
-                                  "paper and unet have it) has none")  # fmt: skip
+                raise ConfigError(
+                    f"--{name} is for networks with bins, and --head ab (as presets "
+                    "paper and unet have it) has none"
+                )
         for name in ("critic_weight", "critic_lr"):
             if not self.adversarial and getattr(self, name) != getattr(TrainConfig, name):
                 what = "is for adversarial training: add --preset gan or --adversarial"
@@ -208,8 +243,11 @@ def train_parser() -> argparse.ArgumentParser:
         )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     several = parser.add_argument_group("several machines", "the same command on each of them")
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process, or "
-                         "'auto': ask Slurm, Open MPI or Kubernetes for all three")  # fmt: skip
+    several.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="of the first process, or 'auto': ask Slurm, Open MPI or Kubernetes for all three",
+    )
     several.add_argument("--processes", type=int, metavar="N", help="how many there are")
     several.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
     return parser
@@ -257,11 +295,15 @@ def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> Train
     if values.get("optimizer", TrainConfig.optimizer) != "muon":
         values.setdefault("lr", 1e-3)
     if values.get("adversarial") == 1 and not given.get("init"):
-        raise ConfigError("--adversarial 1 leaves no ordinary training before it: give trained "
-                          "weights by --init, or a smaller share")  # fmt: skip
+        raise ConfigError(
+            "--adversarial 1 leaves no ordinary training before it: give trained "
+            "weights by --init, or a smaller share"
+        )
     if values.get("adversarial") == 1 and "lr" in given:
-        raise ConfigError("--lr is for ordinary training, and all of this is adversarial: set "
-                          "--critic-lr, of which the network's is a quarter")  # fmt: skip
+        raise ConfigError(
+            "--lr is for ordinary training, and all of this is adversarial: set "
+            "--critic-lr, of which the network's is a quarter"
+        )
     for name in PATHS:  # a run may be resumed from another folder
         values[name] = str(Path(values[name]).resolve()) if values.get(name) else ""
     return TrainConfig(**values)

@@ -20,8 +20,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from colorjax import color, files
-from colorjax.overlap import overlapped
+from colorjax import color
+from colorjax.media import files
+from colorjax.media.overlap import map_ahead
 
 _VERSION = 2  # of the pool's layout: another number packs anew
 _UNFINISHED = re.compile(r".*-\d+px-[0-9a-f]{16}\.tmp\d+")  # a pool that is being packed
@@ -166,8 +167,10 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
             f"{directory} has {free / 1e9:.1f} GB free, and {len(paths)} photographs at {side} "
             f"pixels may need {size / 1e9:.1f} GB: set XDG_CACHE_HOME to a larger disk"
         )
-    say(f"packing {len(paths)} photographs at {side} pixels, {size / 1e6:.0f} MB, in "
-        f"{directory.parent}")  # fmt: skip
+    say(
+        f"packing {len(paths)} photographs at {side} pixels, {size / 1e6:.0f} MB, in "
+        f"{directory.parent}"
+    )
 
     kept: dict[int, Path] = {}
     causes, left_out = Counter(), directory / "left-out.txt"
@@ -176,7 +179,7 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
     with (
         open(directory / "images", "wb") as images,
         open(left_out, "w", encoding="utf-8", errors="backslashreplace") as out,
-        closing(overlapped(judge, paths, _THREADS, waiting)) as judged,
+        closing(map_ahead(judge, paths, _THREADS, waiting)) as judged,
     ):
         for done, (path, digest, pixels, cause, reason) in enumerate(judged, 1):
             progress(done, len(paths))
@@ -192,7 +195,11 @@ def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, p
         os.fsync(images.fileno())
     if not kept:
         raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
-    index = {"fingerprint": fingerprint, "left_out": causes, "hashes": list(kept),
-             "paths": [str(path.relative_to(folder)) for path in kept.values()]}  # fmt: skip
+    index = {
+        "fingerprint": fingerprint,
+        "left_out": causes,
+        "hashes": list(kept),
+        "paths": [str(path.relative_to(folder)) for path in kept.values()],
+    }
     (directory / "index.json").write_text(json.dumps(index))
     say(f"{len(kept)} photographs packed")

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colorjax.convolution import convolve
+from colorjax.depthwise import depthwise
+from colorjax.extra.winograd import convolve
 
 
 class Conv(nnx.Module):
@@ -31,6 +32,19 @@ class Conv(nnx.Module):
         if self.size == 1:
             return x @ kernel[0, 0] + bias
         return convolve(x, kernel, self.stride) + bias
+
+
+class Linear(nnx.Module):
+    """A 1×1 convolution whose kernel is a matrix: `… channels` → `… features`."""
+
+    def __init__(self, channels, features, rng):
+        kernel = np.zeros if rng is None else rng.standard_normal
+        scale = (2 / channels) ** 0.5
+        self.kernel = nnx.Param(scale * jnp.asarray(kernel((channels, features), np.float32)))
+        self.bias = nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x):
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
 
 
 class GroupNorm(nnx.Module):
@@ -76,6 +90,39 @@ class GlobalContext(nnx.Module):
         y = self.norm(x)
         pooled = jnp.concatenate([y.mean((1, 2)), y.max((1, 2))], axis=-1)
         return x + self.out(jax.nn.relu(self.hidden(pooled)))[:, None, None]
+
+
+class Depthwise(nnx.Module):
+    """A depthwise convolution `B H W C` → `B ⌈H/stride⌉ ⌈W/stride⌉ C`, padding SAME."""
+
+    def __init__(self, channels, rng, size, stride=1):
+        kernel = np.zeros if rng is None else rng.standard_normal
+        self.kernel = nnx.Param(jnp.asarray(kernel((size, size, channels), np.float32)) / size)
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.stride = stride
+
+    def __call__(self, x):
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        return depthwise(x, kernel, self.stride) + bias
+
+
+class InvertedResidual(nnx.Module):
+    """EfficientNet-Lite's block: expand, depthwise, project (Sandler et al. 2018); ReLU6 between.
+
+    Batch norms are folded into the convolutions; the identity is added where shapes allow.
+    """
+
+    def __init__(self, channels, features, rng, size, stride, expansion):
+        inner = expansion * channels
+        self.expand = Linear(channels, inner, rng) if expansion > 1 else None
+        self.depthwise = Depthwise(inner, rng, size, stride)
+        self.project = Linear(inner, features, rng)
+        self.residual = stride == 1 and channels == features
+
+    def __call__(self, x):
+        y = x if self.expand is None else jax.nn.relu6(self.expand(x))
+        y = self.project(jax.nn.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:

@@ -26,7 +26,7 @@ def cross_entropy(logits: jax.Array, target: jax.Array, rarity: jax.Array) -> ja
     Args:
         logits: `B h w 261`.
         target: true ab.
-        rarity: weights of the bins, `261`, as `palette.rarity_weights` gives them.
+        rarity: weights of the bins, `261`, as `palette.bin_weights` gives them.
     """
     likely = (palette.encode(target) * logits).sum(-1)
     weight = rarity[palette.nearest(target)]

@@ -16,8 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colorjax import checkpoint
-from colorjax.layers import Conv, GlobalContext, GroupNorm, ResidualBlock, space_to_depth, upsample
+from colorjax import checkpoint, color
+from colorjax.layers import (
+    Conv,
+    GlobalContext,
+    GroupNorm,
+    InvertedResidual,
+    ResidualBlock,
+    space_to_depth,
+    upsample,
+)
 
 Params = dict[str, Any]
 
@@ -37,12 +45,12 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         """Check the values: ValueError names the one that is wrong."""
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON knows lists only
-        if self.kind not in ("paper", "unet"):
-            raise ValueError(f"network is {self.kind!r}: it must be 'paper' or 'unet'")
+        if self.kind not in _STRIDES:
+            raise ValueError(f"network is {self.kind!r}: it must be one of {', '.join(_STRIDES)}")
         whole = isinstance(self.width, int) and self.width % 16 == 0
-        if self.kind == "unet" and not (whole and 16 <= self.width <= 512):
+        if self.kind != "paper" and not (whole and 16 <= self.width <= 512):
             raise ValueError(f"width is {self.width!r}: it must be a multiple of 16 from 16 to 512")
-        heads = ("ab",) if self.kind == "paper" else ("ab", "bins")
+        heads = {"paper": ("ab",), "unet": ("ab", "bins"), "lite": ("bins",)}[self.kind]
         if self.head not in heads:
             choices = " or ".join(repr(head) for head in heads)
             raise ValueError(f"head is {self.head!r}: the {self.kind} network's must be {choices}")
@@ -54,7 +62,7 @@ class NetworkConfig:
     @property
     def stride(self) -> int:
         """How many pixels the coarsest level's cells span."""
-        return 8 if self.kind == "paper" else 16
+        return _STRIDES[self.kind]
 
     @property
     def reduction(self) -> int:
@@ -71,10 +79,18 @@ class PaperNetwork(nnx.Module):
 
     # (features, stride, up-sample after)
     _LAYERS = (
-        (64, 1, False), (64, 2, False), (128, 1, False), (128, 2, False), (256, 1, False),
-        (256, 2, False), (512, 1, False), (256, 1, False), (128, 1, True), (64, 1, True),
+        (64, 1, False),
+        (64, 2, False),
+        (128, 1, False),
+        (128, 2, False),
+        (256, 1, False),
+        (256, 2, False),
+        (512, 1, False),
+        (256, 1, False),
+        (128, 1, True),
+        (64, 1, True),
         (32, 1, False),
-    )  # fmt: skip
+    )
 
     def __init__(self, config, rng):
         channels, layers = 1, []
@@ -153,6 +169,98 @@ class UNet(nnx.Module):
         return x if self.bins else AB_SCALE * jnp.tanh(x), labels
 
 
+class Encoder(nnx.Module):
+    """EfficientNet-Lite0 without its classifier (Tan and Le 2019), for one channel of input.
+
+    Grey code values (g − 127) / 128, `B H W 1` → features at 1/4, 1/8, 1/16 and 1/32 of the size,
+    of 24, 40, 112 and 320 channels.
+    """
+
+    # (blocks, kernel's size, stride of the first, expansion, channels)
+    _STAGES = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+    _FEATURES = (4, 10, 15)  # blocks whose results are features, at 1/8, 1/16 and 1/32
+
+    def __init__(self, rng):
+        self.stem = Conv(1, 32, rng, stride=2)
+        channels, blocks = 32, []
+        for count, size, stride, expansion, features in self._STAGES:
+            for index in range(count):
+                step = 1 if index else stride
+                blocks.append(InvertedResidual(channels, features, rng, size, step, expansion))
+                channels = features
+        self.blocks = nnx.List(blocks)
+
+    def __call__(self, x):
+        x, found = jax.nn.relu6(self.stem(x)), []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self._FEATURES:
+                found.append(x)
+        return found
+
+
+class LiteNetwork(nnx.Module):
+    """A residual decoder on a pretrained encoder: it knows what it sees before colouring it.
+
+    Levels at 1/4, 1/8, 1/16 and 1/32 hold `width`, 2·`width`, 4·`width` and 4·`width` channels,
+    the coarsest with global context; the encoder's features add up on the way back, and beside
+    them, at 1/4, squares of raw lightness.
+    """
+
+    def __init__(self, config, rng):
+        first, second, third = (config.width << level for level in range(3))
+        self.encoder = Encoder(rng)
+        self.lateral32 = Conv(320, third, rng, size=1)
+        self.level32 = nnx.List([ResidualBlock(third, rng)])
+        self.context = GlobalContext(third, rng)
+        self.lateral16 = Conv(112, third, rng, size=1)
+        self.level16 = nnx.List([ResidualBlock(third, rng) for _ in range(2)])
+        self.up8 = Conv(third, second, rng, size=1)
+        self.lateral8 = Conv(40, second, rng, size=1)
+        self.level8 = nnx.List([ResidualBlock(second, rng) for _ in range(2)])
+        self.up4 = Conv(second, first, rng, size=1)
+        self.stem = Conv(4, first // 2, rng)
+        self.merge = Conv(2 * first, first, rng, size=1)
+        self.level4 = nnx.List([ResidualBlock(first, rng) for _ in range(2)])
+        self.norm = GroupNorm(first)
+        self.head = Conv(first, BINS, rng, size=1, zero=True)
+        if config.labels:
+            self.classifier_norm = GroupNorm(third)
+            self.classifier = Conv(third, len(config.labels), rng, size=1, zero=True)
+        self.labelled = bool(config.labels)
+
+    def __call__(self, x):
+        grey = 255 * color.lightness_to_grey(50 * (x.astype(jnp.float32) + 1))
+        features8, features16, features32 = self.encoder(((grey - 127) / 128).astype(x.dtype))
+        y = self.lateral32(features32)
+        for block in self.level32:
+            y = block(y)
+        y = self.context(y)
+        labels = None
+        if self.labelled:
+            pooled = jax.nn.relu(self.classifier_norm(y)).mean((1, 2))
+            labels = self.classifier(pooled).astype(jnp.float32)
+        y = upsample(y) + self.lateral16(features16)
+        for block in self.level16:
+            y = block(y)
+        y = upsample(self.up8(y)) + self.lateral8(features8)
+        for block in self.level8:
+            y = block(y)
+        raw = jax.nn.relu(self.stem(space_to_depth(x, 2)))
+        y = upsample(self.up4(y)) + self.merge(space_to_depth(raw, 2))
+        for block in self.level4:
+            y = block(y)
+        return self.head(jax.nn.relu(self.norm(y))).astype(jnp.float32), labels
+
+
 class Critic(nnx.Module):
     """Judges, place by place, whether colours are true: a conditional PatchGAN (Isola et al. 2017).
 
@@ -180,8 +288,12 @@ class Critic(nnx.Module):
         return self.head(x)[..., 0].astype(jnp.float32), features
 
 
+_NETWORKS = {"paper": PaperNetwork, "unet": UNet, "lite": LiteNetwork}
+_STRIDES = {"paper": 8, "unet": 16, "lite": 32}
+
+
 def _build(config: NetworkConfig, rng: np.random.Generator | None, critic: bool) -> nnx.Module:
-    kind = Critic if critic else PaperNetwork if config.kind == "paper" else UNet
+    kind = Critic if critic else _NETWORKS[config.kind]
     return kind(config, rng)
 
 

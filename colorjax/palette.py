@@ -113,7 +113,7 @@ def smoothed(histogram: jax.Array | np.ndarray) -> jax.Array:
     return jnp.matmul(kernel / kernel.sum(axis=0, keepdims=True), share, precision="highest")
 
 
-def rarity_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Array:
+def bin_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Array:
     """Weights that let rare colours count for more (Zhang 2016, equation 4): float32 `261`.
 
     They are in proportion to 1 / ((1 − mix) p̃ + mix / 261), where p̃ is the smoothed distribution
@@ -131,10 +131,10 @@ def rarity_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.A
     return weights / (share * weights).sum()
 
 
-def favoured(logits: jax.Array, weights: jax.Array, power: float | jax.Array) -> jax.Array:
+def adjust_logits(logits: jax.Array, weights: jax.Array, power: float | jax.Array) -> jax.Array:
     """Logits `… 261` of probabilities times a power of the bins' weights `261`, all above 0.
 
-    With `rarity_weights` and a power above 0 rare colours are likelier, as if they had weighed more
+    With `bin_weights` and a power above 0 rare colours are likelier, as if they had weighed more
     in training, and it can be chosen after that (logit adjustment: Menon et al., "Long-tail
     learning via logit adjustment", 2021). Constant over a picture, so a head's bias serves as well.
     """

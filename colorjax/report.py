@@ -12,7 +12,8 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from colorjax import color, processes
+from colorjax import color
+from colorjax.extra import distributed
 
 
 class Bar:
@@ -37,10 +38,13 @@ class Bar:
                 from rich import progress
 
                 self._bar = progress.Progress(
-                    progress.TextColumn("{task.description}"), progress.BarColumn(),
-                    progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[text]}"),
-                    progress.TimeRemainingColumn(), progress.TextColumn("left"),
-                )  # fmt: skip
+                    progress.TextColumn("{task.description}"),
+                    progress.BarColumn(),
+                    progress.MofNCompleteColumn(),
+                    progress.TextColumn("{task.fields[text]}"),
+                    progress.TimeRemainingColumn(),
+                    progress.TextColumn("left"),
+                )
                 self._bar.add_task(self._title, completed=done, total=total, text=text)
                 self._bar.start()
             self._bar.update(self._bar.task_ids[0], completed=done, text=text)
@@ -100,7 +104,7 @@ def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.nd
 
 def log(directory: Path, **values: float) -> None:
     """Add a line to `log.jsonl`; the first process does."""
-    if not processes.is_first():
+    if not distributed.is_first():
         return
     with open(directory / "log.jsonl", "a") as file:
         print(json.dumps(values), file=file)
@@ -137,8 +141,12 @@ def curves(directory: Path) -> Path | None:
     left.plot(*zip(*training, strict=True))
     left.set(title="training loss", xlabel="step", yscale="log")
     steps = [line["step"] for line in validation]
-    for name, style in (("psnr", "-"), ("psnr_calibrated", "-"), ("psnr_constant", "--"),
-                        ("psnr_grey", ":")):  # fmt: skip
+    for name, style in (
+        ("psnr", "-"),
+        ("psnr_calibrated", "-"),
+        ("psnr_constant", "--"),
+        ("psnr_grey", ":"),
+    ):
         right.plot(steps, [line[name] for line in validation], style, label=name)
     right.set(title="validation, dB", xlabel="step")
     right.legend()

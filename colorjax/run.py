@@ -12,19 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colorjax import (
-    adversarial,
-    batches,
-    checkpoint,
-    config,
-    data,
-    model,
-    processes,
-    report,
-    step,
-    validation,
-)
+from colorjax import batches, checkpoint, config, data, model, report, step, validation
 from colorjax.config import ConfigError, TrainConfig
+from colorjax.extra import distributed, gan
 
 VALIDATIONS = 20  # in a phase, unless --validate-every says otherwise
 MOST_STEPS = 2**31 - 1  # in int32
@@ -42,8 +32,10 @@ def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...
         held, asked = (
             f"the {n.kind} network of width {n.width} with head {n.head}" for n in (network, wanted)
         )
-        raise ConfigError(f"--init {settings.init} holds {held}, and this run trains {asked}: set "
-                          "--network, --width and --head accordingly")  # fmt: skip
+        raise ConfigError(
+            f"--init {settings.init} holds {held}, and this run trains {asked}: set "
+            "--network, --width and --head accordingly"
+        )
     return params, network.labels
 
 
@@ -59,22 +51,29 @@ def with_labels(
             + ("others: they begin anew" if network.labels else "dropped, without --labels")
         )
     new = model.init(0, network)  # a new classifier is not random
-    return {name: params[name] if name in params and not name.startswith("classifier") else part
-            for name, part in new.items()}  # fmt: skip
+    return {
+        name: params[name] if name in params and not name.startswith("classifier") else part
+        for name, part in new.items()
+    }
 
 
 def packed(folder: str, settings: TrainConfig) -> data.Pool:
     """The folder's pool, with a bar while it is packed; packed once, if all share a disk."""
     bar = report.Bar("packing")
-    if not processes.is_first():
-        processes.wait_for_all("packed")  # not by the folder's name: machines may differ in it
+    if not distributed.is_first():
+        distributed.wait_for_all("packed")  # not by the folder's name: machines may differ in it
     try:
-        return data.pack(folder, settings.pool_side, config.cache_directory() / "pools",
-                         settings.min_colorfulness, progress=bar.update)  # fmt: skip
+        return data.pack(
+            folder,
+            settings.pool_side,
+            config.cache_directory() / "pools",
+            settings.min_colorfulness,
+            progress=bar.update,
+        )
     finally:
         bar.close()
-        if processes.is_first():
-            processes.wait_for_all("packed")
+        if distributed.is_first():
+            distributed.wait_for_all("packed")
 
 
 class Run:
@@ -92,13 +91,15 @@ class Run:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         if settings.batch % self.split.mesh.size:
-            raise ConfigError(f"--batch {settings.batch}: it must be a multiple of the "
-                              f"{self.split.mesh.size} devices, or set --devices")  # fmt: skip
+            raise ConfigError(
+                f"--batch {settings.batch}: it must be a multiple of the "
+                f"{self.split.mesh.size} devices, or set --devices"
+            )
         begun = any(path.name.isdigit() for path in (self.out / "checkpoints").glob("*"))
         initial = None if begun else initial_weights(settings)
-        begins = not saved and processes.is_first()
+        begins = not saved and distributed.is_first()
         is_new = not self.out.exists()
-        processes.wait_for_all("open")  # all have looked at the directory before one writes there
+        distributed.wait_for_all("open")  # all have looked at the directory before one writes there
         self.out.mkdir(parents=True, exist_ok=True)
         if not saved:
             self._remember(None)  # before packing, so that a run killed there can be resumed
@@ -126,9 +127,14 @@ class Run:
         mean, histogram = validation.colours(self.pool, self.rows)
         state = step.create_state(self.config, 0, params, histogram)
         self.validation = validation.Validation(
-            self.config, val_pool, held_out[:PHOTOGRAPHS], mean, state.rarity,
-            settings.colorfulness, batches.label_numbers(val_pool, network.labels),
-        )  # fmt: skip
+            self.config,
+            val_pool,
+            held_out[:PHOTOGRAPHS],
+            mean,
+            state.rarity,
+            settings.colorfulness,
+            batches.label_numbers(val_pool, network.labels),
+        )
         self.checkpoints = checkpoint.Checkpoints(self.out / "checkpoints")
         self.progress = {"critic": False, "best": math.inf, "best_step": 0, "stale": 0}
         self.state = jax.device_put(state, whole)
@@ -136,12 +142,12 @@ class Run:
         if newest is not None:
             self.state, self.progress = self.checkpoints.restore(newest, self.state)
         else:
-            total = processes.greatest(min(self._total_steps(), MOST_STEPS))
+            total = distributed.greatest(min(self._total_steps(), MOST_STEPS))
             lengths = jax.device_put(step.steps(self.config, total), whole)
             self.state = dataclasses.replace(self.state, **lengths)
         # Steps, and those of them before there is a critic.
         self.total, self.ordinary = int(self.state.total_steps), int(self.state.ordinary_steps)
-        if processes.is_first():
+        if distributed.is_first():
             report.cut_back(self.out, -1 if newest is None else newest)
 
     def _devices(self) -> int:
@@ -169,12 +175,14 @@ class Run:
                 "apart without two: put photographs of one kind into a folder of that name"
             )
         known = int((batches.label_numbers(self.pool, labels)[self.rows] >= 0).sum())
-        print(f"{len(labels)} labels: {', '.join(labels[:5])}{', …' * (len(labels) > 5)}; "
-              f"{len(self.rows) - known} of {len(self.rows)} photographs have none")  # fmt: skip
+        print(
+            f"{len(labels)} labels: {', '.join(labels[:5])}{', …' * (len(labels) > 5)}; "
+            f"{len(self.rows) - known} of {len(self.rows)} photographs have none"
+        )
         return dataclasses.replace(network, labels=labels)
 
     def _remember(self, pools: dict[str, str] | None) -> None:
-        if not processes.is_first():
+        if not distributed.is_first():
             return
         path = self.out / "config.json"
         content = {"config": dataclasses.asdict(self.settings), "pools": pools}
@@ -200,8 +208,10 @@ class Run:
         if not settings.minutes:
             return max(1, round(settings.epochs * (len(self.rows) // settings.batch)))
         spare = jax.tree.map(jnp.copy, self.state)
-        examples = [batches.put(array, self.rows[: settings.batch], self.split)
-                    for array in (self.pool.images, self.labels)]  # fmt: skip
+        examples = [
+            batches.put(array, self.rows[: settings.batch], self.split)
+            for array in (self.pool.images, self.labels)
+        ]
 
         def once(train_step: Callable) -> Any:
             nonlocal spare
@@ -209,11 +219,13 @@ class Run:
             return result
 
         late, seconds = settings.adversarial, min(10, 3 * settings.minutes)
-        a_step = sum(share * processes.seconds_per_call(partial(once, phase.train_step), seconds)
-                     for phase, share in ((step, 1 - late), (adversarial, late))
-                     if share)  # fmt: skip
-        a_validation = processes.seconds_per_call(
-            lambda: self.validation.measure(processes.own(self.state.ema)), 0
+        a_step = sum(
+            share * distributed.seconds_per_call(partial(once, phase.train_step), seconds)
+            for phase, share in ((step, 1 - late), (gan, late))
+            if share
+        )
+        a_validation = distributed.seconds_per_call(
+            lambda: self.validation.measure(distributed.own(self.state.ema)), 0
         )
         if settings.validate_every:
             steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
@@ -229,7 +241,7 @@ class Run:
 
     def train_step(self, number: int) -> Callable:
         """The step to take after so many: ordinary, or with a critic."""
-        return (adversarial if self.is_adversarial(number) else step).train_step
+        return (gan if self.is_adversarial(number) else step).train_step
 
     def validates(self, number: int) -> bool:
         """Whether to validate after so many steps."""

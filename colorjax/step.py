@@ -14,9 +14,12 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from colorjax import augment, color, loss, model, muon, palette
+from colorjax import augment, color, loss, model, palette
 from colorjax.color import Array
+from colorjax.extra import muon
 from colorjax.model import NetworkConfig, Params
+
+COOL_DOWN = 0.1  # share of the steps
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +46,9 @@ class StepConfig:
     size: int = 64  # pixels a side that the network sees
     seed: int = 0
     lr: float = 2e-3  # at the schedule's peak
+    encoder_lr: float = 4e-4  # of a pretrained encoder; 0: it is not trained
+    frozen_blocks: int = 0  # of the encoder, the first ones, that are not trained
+    schedule: str = "cosine"  # or "wsd": constant, then a cool-down over the last tenth
     weight_decay: float = 0.01
     clip: float = 1.0  # global gradient norm
     film: float = 0.3  # share of pictures seen as film would have recorded them
@@ -82,11 +88,41 @@ def critic_optimizer() -> optax.GradientTransformation:
 
 
 def learning_rate(config: StepConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
-    """Linear warm-up over the first 2 % of the steps (at most 1,000), then a cosine to zero."""
+    """Linear warm-up over the first 2 % of the steps (at most 1,000), then the schedule to zero.
+
+    Either a cosine, or a constant rate and over the last tenth 1 − √t (Hägele et al. 2024).
+    """
     warmup = jnp.clip(total_steps // 50, 1, 1000)
+    if config.schedule == "wsd":
+        cooled = (step / jnp.maximum(total_steps, 1) - 1 + COOL_DOWN) / COOL_DOWN
+        falling = 1 - jnp.sqrt(jnp.clip(cooled, 0, 1))
+        return config.lr * jnp.minimum((step + 1) / warmup, 1) * falling
     progress = (step - warmup) / jnp.maximum(total_steps - warmup, 1)
     cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(progress, 0, 1))
     return config.lr * jnp.where(step < warmup, (step + 1) / warmup, cosine)
+
+
+def learning_rates(config: StepConfig, params: Params) -> Params:
+    """Each parameter's learning rate over the decoder's: less in an encoder, 0 where frozen."""
+
+    def of(path, _) -> float:
+        names = [getattr(part, "key", getattr(part, "idx", None)) for part in path]
+        if names[0] != "encoder":
+            return 1.0
+        block = -1 if names[1] == "stem" else int(names[2])
+        return (
+            0.0
+            if block < config.frozen_blocks and config.frozen_blocks
+            else config.encoder_lr / config.lr
+        )
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def trained(config: StepConfig, params: Params) -> Params:
+    """The same parameters; no gradient goes into those that are frozen, nor is any computed."""
+    rates = learning_rates(config, params)
+    return jax.tree.map(lambda p, r: p if r else jax.lax.stop_gradient(p), params, rates)
 
 
 def create_state(
@@ -105,7 +141,7 @@ def create_state(
         histogram: of the photographs' colours, `261`; even unless given.
     """
     histogram = np.ones(model.BINS) if histogram is None else histogram
-    rarity = palette.rarity_weights(histogram, 1 - config.rarity)
+    rarity = palette.bin_weights(histogram, 1 - config.rarity)
     if params is None:
         params = model.init(config.seed, config.network)
         if config.network.head == "bins":
@@ -178,6 +214,7 @@ def train_step(
     lightness, target = jax.lax.stop_gradient(examples(config, key, images))
 
     def objective(params: Params) -> jax.Array:
+        params = trained(config, params)
         output, said = model.predict(params, config.network, lightness, jnp.dtype(config.dtype))
         value = colour_loss(config, output, target, state.rarity).mean()
         return value if said is None else value + loss.label_cross_entropy(said, labels).mean()
@@ -191,7 +228,8 @@ def train_step(
 def updated(config: StepConfig, state: TrainState, gradient: Params, rate: jax.Array) -> TrainState:
     """The network after a step along its gradient."""
     updates, moments = optimizer(config).update(gradient, state.moments, state.params)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    rates = learning_rates(config, state.params)
+    params = jax.tree.map(lambda p, u, r: p - r * rate * u, state.params, updates, rates)
     # The average forgets its start, and an adversarial phase what was before it: with a constant
     # decay, short ones would stay near that.
     age = state.step - jnp.where(state.step < state.ordinary_steps, 0, state.ordinary_steps)
@@ -233,7 +271,7 @@ def evaluate(
         return losses, jnp.stack([output] * len(powers)), label
     # One after another: all at once would need more memory than a training step.
     ab = jax.lax.map(
-        lambda power: palette.annealed_mean(palette.favoured(output, rarity, power)), powers
+        lambda power: palette.annealed_mean(palette.adjust_logits(output, rarity, power)), powers
     )
     return losses, ab, label
 
@@ -263,6 +301,7 @@ def placement(devices: int = 0) -> tuple[NamedSharding, NamedSharding]:
     count = devices or jax.device_count()
     if count > jax.device_count():
         raise ValueError(f"--devices {count}: this machine has {jax.device_count()}")
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,),
-                         devices=jax.devices()[:count])  # fmt: skip
+    mesh = jax.make_mesh(
+        (count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
+    )
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

@@ -23,7 +23,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from test_files import EXAMPLES
 
 import colorize
-from colorjax import checkpoint, files, model
+from colorjax import checkpoint, model
+from colorjax.media import files
 from colorjax.model import NetworkConfig
 
 SECONDS, GROWTH = 60, 512  # for one file; MiB in all

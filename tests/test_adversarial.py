@@ -9,12 +9,14 @@ from conftest import picture, refused
 from test_train import command, interrupt_at, log, weights
 
 import train
-from colorjax import adversarial, augment, checkpoint, config, loss, model, step, validation
+from colorjax import augment, checkpoint, config, loss, model, step, validation
+from colorjax.extra import gan
 from colorjax.model import NetworkConfig
 
 NETWORK = NetworkConfig("unet", 16, "bins")
-CONFIG = step.StepConfig(NETWORK, size=32, film=0, ageing=0, adversarial=1.0, clip=1e9,
-                         optimizer="adamw")  # fmt: skip
+CONFIG = step.StepConfig(
+    NETWORK, size=32, film=0, ageing=0, adversarial=1.0, clip=1e9, optimizer="adamw"
+)
 
 
 def pictures(count: int = 8, side: int = 36) -> np.ndarray:
@@ -46,18 +48,18 @@ def test_one_pass_has_the_gradients_of_two(number):
         output, label_logits = model.predict(params, network, lightness)
         value = step.colour_loss(config, output, true, state.rarity).mean()
         value += loss.label_cross_entropy(label_logits, numbers).mean()
-        judged = adversarial.adversarial_loss(config, state.critic, lightness, true, output)
+        judged = gan.adversarial_loss(config, state.critic, lightness, true, output)
         return value + config.critic_weight * judged
 
     def of_critic(critic):
         output = model.apply(state.params, network, lightness)
-        predicted = adversarial.decoded(config, output)
-        value = adversarial.critic_objective(config, critic, lightness, true, predicted)
-        penalty = adversarial.gradient_penalty(config, critic, lightness, true)
+        predicted = gan.decoded(config, output)
+        value = gan.critic_objective(config, critic, lightness, true, predicted)
+        penalty = gan.gradient_penalty(config, critic, lightness, true)
         return value + (number == 16) * 16 * penalty
 
     wanted = jax.jit(jax.grad(of_network))(state.params), jax.jit(jax.grad(of_critic))(state.critic)
-    after, _ = adversarial.train_step(config, state, images, numbers)
+    after, _ = gan.train_step(config, state, images, numbers)
     # The first moments of Adam after one step are the gradients, times 1 − b1.
     kind, found = optax.ScaleByAdamState, (after.moments, after.critic_moments)
     moments = jax.tree.leaves(found, is_leaf=lambda part: isinstance(part, kind))
@@ -78,7 +80,7 @@ def test_two_devices_equal_one_and_the_average_begins_anew():
         old = jax.tree.map(lambda p: p + 1, state.params)
         state = jax.device_put(dataclasses.replace(state, ema=old), whole)
         for _ in range(2):
-            state, _ = adversarial.train_step(config, state, jax.device_put(images, split))
+            state, _ = gan.train_step(config, state, jax.device_put(images, split))
         states.append(jax.device_get((state.params, state.critic, state.ema)))
     # But for rounding, which Adam magnifies where gradients are near zero.
     apart = jax.tree.map(lambda a, b: float(np.abs(a - b).mean()), *states)
@@ -91,7 +93,7 @@ def test_two_devices_equal_one_and_the_average_begins_anew():
     # known.
     end = jax.device_put(step.steps(config, 2) | {"step": jnp.int32(500)}, whole)
     state = dataclasses.replace(state, **end)
-    state, _ = adversarial.train_step(config, state, jax.device_put(images, split))
+    state, _ = gan.train_step(config, state, jax.device_put(images, split))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), states[1][0])
 
 
@@ -102,7 +104,7 @@ def trained_critic(true, predicted, lightness, steps=80):
 
     @jax.jit
     def once(critic, moments):
-        value, gradient = jax.value_and_grad(adversarial.critic_objective, argnums=1)(
+        value, gradient = jax.value_and_grad(gan.critic_objective, argnums=1)(
             CONFIG, critic, lightness, true, predicted
         )
         updates, moments = optimizer.update(gradient, moments)
@@ -144,8 +146,8 @@ def test_gradient_penalty_is_that_of_differences():
     for place in np.ndindex(true.shape):
         step_up = jnp.zeros_like(true).at[place].set(0.5)
         slopes.append(50 * (scores(true + step_up) - scores(true - step_up)))
-    wanted = adversarial.R1_WEIGHT / 2 * np.sum(np.square(slopes)) / 16  # over 16 places
-    found = float(adversarial.gradient_penalty(config, critic, lightness, true))
+    wanted = gan.R1_WEIGHT / 2 * np.sum(np.square(slopes)) / 16  # over 16 places
+    found = float(gan.gradient_penalty(config, critic, lightness, true))
     assert found == pytest.approx(wanted, rel=0.02)
 
 
@@ -172,7 +174,7 @@ def test_it_makes_colours_bolder():
     chroma = []
     for share in (0.0, 1.0):
         config = dataclasses.replace(base, adversarial=share, critic_weight=4.0, critic_lr=2e-3)
-        train_step = adversarial.train_step if share else step.train_step
+        train_step = gan.train_step if share else step.train_step
         state = step.create_state(config, 120)
         for number in range(120):
             state, result = train_step(config, state, of_two_colours(number))
@@ -221,8 +223,10 @@ def test_it_starts_from_weights_of_the_same_network(whole, photographs, tmp_path
     assert "the last 2 beside a critic" in said and "AuC" in said
     started = checkpoint.read_header(whole / "weights.safetensors")[1]
     # What it starts from is measured first: it may be the best that it comes to.
-    first, best = log(out)[0], -min(4 * abs(1 - x["colorfulness"]) - x["auc"] for x in log(out)
-                                    if "psnr" in x)  # fmt: skip
+    first, best = (
+        log(out)[0],
+        -min(4 * abs(1 - x["colorfulness"]) - x["auc"] for x in log(out) if "psnr" in x),
+    )
     assert first["step"] == 0 and first["psnr"] == started["psnr"]
     summary = checkpoint.read_header(out / "weights.safetensors")[1]
     found = summary["auc"] - 4 * abs(1 - summary["colorfulness"])
@@ -261,9 +265,10 @@ def test_the_phases_learning_rates():
         state = dataclasses.replace(knowing(config), step=jnp.int32(number))
         state = dataclasses.replace(state, **step.steps(config, 200))
         before = jax.tree.map(jnp.copy, (state.params, state.critic))
-        after, _ = adversarial.train_step(config, state, images)
-        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), (after.params, after.critic),
-                             before)  # fmt: skip
+        after, _ = gan.train_step(config, state, images)
+        moved = jax.tree.map(
+            lambda a, b: float(jnp.abs(a - b).max()), (after.params, after.critic), before
+        )
         network, critic = (max(jax.tree.leaves(part)) for part in moved)
         # The first step of Adam is its rate long, and a kernel's weight decays beside it.
         assert network == pytest.approx(of_network * critic_lr / 4, rel=0.1)

@@ -43,8 +43,20 @@ def test_pipeline_measures_step_and_loop_in_pairs(tmp_path, capsys):
     assert "loop/step" in said and "the first epoch, packing included" in said
 
 
-SMALL = ["--presets", "unet", "--width", "16", "--sizes", "32", "--dtypes", "float32",
-         "--seconds", "0.1", "--repeats", "3"]  # fmt: skip
+SMALL = [
+    "--presets",
+    "unet",
+    "--width",
+    "16",
+    "--sizes",
+    "32",
+    "--dtypes",
+    "float32",
+    "--seconds",
+    "0.1",
+    "--repeats",
+    "3",
+]
 
 
 def test_pipeline_sees_a_loop_that_waits_for_its_photographs(tmp_path, monkeypatch):
@@ -142,8 +154,9 @@ def test_options_are_checked_before_anything_is_measured(name, tmp_path, capsys)
 
 def test_weights_are_made_by_runs_that_train_py_accepts(tmp_path):
     weights = benchmark("weights")
-    options = SimpleNamespace(data="photos", out=tmp_path, minutes=60.0, init="", width=32,
-                              batch=128, seed=3)  # fmt: skip
+    options = SimpleNamespace(
+        data="photos", out=tmp_path, minutes=60.0, init="", width=32, batch=128, seed=3
+    )
     said = [vars(config.train_parser().parse_args(words)) for words in weights.commands(options)]
     runs = [config.resolve(given) for given in said]
     assert [run.size for run in runs] == [64, 96]
@@ -250,8 +263,19 @@ def test_gallery_puts_networks_side_by_side(photographs, weights, tmp_path, caps
 
 def test_quality_puts_networks_beside_their_baselines(photographs, weights, tmp_path, capsys):
     out, gallery = tmp_path / "quality.json", tmp_path / "gallery.png"
-    argv = ["--data", photographs, "--weights", weights, "--size", "32", "--shares",
-            "--json", out, "--gallery", gallery]  # fmt: skip
+    argv = [
+        "--data",
+        photographs,
+        "--weights",
+        weights,
+        "--size",
+        "32",
+        "--shares",
+        "--json",
+        out,
+        "--gallery",
+        gallery,
+    ]
     assert benchmark("quality").main([str(word) for word in argv]) == 0
     said, report = capsys.readouterr().out, json.loads(out.read_text())
     grey, constant, oracle, network = report["rows"].values()
@@ -284,8 +308,9 @@ def test_qualitys_means_by_hand():
     grey = quality.measure(truth[2:], prediction[2:], bins, its_ab)
     assert grey["explained"] is None  # there is no variance
     assert grey["psnr"] is None and grey["psnr_pooled"] == pytest.approx(-10 * np.log10(errors[2]))
-    true_ab, ab = (np.asarray(color.rgb_to_lab(each[:, 0, 0] / 255))[:, 1:] for each in
-                   (truth, prediction))  # fmt: skip
+    true_ab, ab = (
+        np.asarray(color.rgb_to_lab(each[:, 0, 0] / 255))[:, 1:] for each in (truth, prediction)
+    )
     mean = true_ab.mean(0)
     around = [quality.measure(truth, each, bins, mean)["explained"] for each in (truth, prediction)]
     assert around[0] == 1
@@ -368,8 +393,20 @@ def test_quality_refuses_what_it_cannot_measure(photographs, weights, tmp_path, 
 
 def test_latency_measures_photographs_and_a_folder(weights, tmp_path, capsys):
     out = tmp_path / "latency.json"
-    argv = ["--megapixels", "0.25", "--formats", "png", "--repeats", "1", "--photographs", "10",
-            "--weights", weights, "--json", out]  # fmt: skip
+    argv = [
+        "--megapixels",
+        "0.25",
+        "--formats",
+        "png",
+        "--repeats",
+        "1",
+        "--photographs",
+        "10",
+        "--weights",
+        weights,
+        "--json",
+        out,
+    ]
     assert benchmark("latency").main([str(word) for word in argv]) == 0
     report = json.loads(out.read_text())
     (row,) = report["rows"]

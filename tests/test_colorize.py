@@ -176,7 +176,7 @@ def test_full_disk_leaves_nothing(tmp_path):
     Image.fromarray(picture(0, 300, 300)[..., 0]).save(source)
     limited = (
         "import resource, sys, colorize\n"
-        "from colorjax import files\n"
+        "from colorjax.media import files\n"
         "write = files.write\n"
         "def full(*rest):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"

@@ -59,7 +59,7 @@ def test_colour_lies_where_the_network_put_it():
     ab = np.zeros((32, 32, 2), np.float32)
     ab[..., 0] = np.linspace(-20, 20, 32)
     image = np.full((50, 200), 30000, np.uint16)
-    out = Colorizer({}, NetworkConfig("paper"), 32).join(image, ab, (1, 1))
+    out = Colorizer({}, NetworkConfig("paper"), 32).merge(image, ab, (1, 1))
     out = color.rgb_to_lab(out / np.float32(65535))
     columns = np.linspace(-20, 20, 32)
     expected = np.interp((np.arange(200) + 0.5) * 32 / 200 - 0.5, np.arange(32), columns)
@@ -74,7 +74,7 @@ def test_working_shapes_are_few_and_near(size):
     random = np.random.default_rng(0)
     network = Colorizer({}, NetworkConfig(), size)
     for height, width in random.integers(20, 400, (300, 2)):
-        lightness, filled = network.shrink(np.zeros((height, width), np.uint8))
+        lightness, filled = network.to_network_input(np.zeros((height, width), np.uint8))
         rows, columns = lightness.shape
         shapes.add((rows, columns))
         assert rows % 16 == columns % 16 == 0
@@ -97,7 +97,7 @@ def test_the_smallest_working_size_takes_any_shape(shape):
 
 @pytest.mark.parametrize("shape", [(30, 2000), (2000, 30)])
 def test_long_pictures_keep_their_aspect(strong, shape):
-    lightness, filled = strong.shrink(np.full(shape, 100, np.uint8))
+    lightness, filled = strong.to_network_input(np.full(shape, 100, np.uint8))
     long = int(np.argmax(shape))
     assert filled[long] == 1 and filled[1 - long] < 1
     covered = [lightness.shape[axis] * filled[axis] for axis in (0, 1)]
@@ -172,9 +172,15 @@ def test_what_the_weights_say_is_used_unless_another_is_given(bins, tmp_path):
     )
     given = Colorizer.load(path, temperature=0.9, saturation=0.1)
     assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 48)
-    for damaged in ({"temperature": -1}, {"saturation": "much"}, {"size": 3.5}, {"size": "large"},
-                    {"rarity": 1}, {"rarity": 1, "rarity_weights": [1.0, 2.0]},
-                    {"rarity": "much", "rarity_weights": [1.0] * 261}):  # fmt: skip
+    for damaged in (
+        {"temperature": -1},
+        {"saturation": "much"},
+        {"size": 3.5},
+        {"size": "large"},
+        {"rarity": 1},
+        {"rarity": 1, "rarity_weights": [1.0, 2.0]},
+        {"rarity": "much", "rarity_weights": [1.0] * 261},
+    ):
         checkpoint.save_weights(path, params, header, summary | damaged)
         with pytest.raises(checkpoint.WeightsError, match="w.safetensors"):
             Colorizer.load(path)
@@ -200,7 +206,7 @@ def test_rarity_makes_the_colours_that_were_weighted_likelier(bins, tmp_path):
 def test_confidence_is_high_where_one_bin_stands_out(bins):
     params, network = bins
     sure = {**params, "head": {**params["head"], "bias": params["head"]["bias"].at[7].set(200.0)}}
-    lightness, filled = Colorizer(sure, network, 32).shrink(picture(0, 50, 60))
+    lightness, filled = Colorizer(sure, network, 32).to_network_input(picture(0, 50, 60))
     _, confidence = Colorizer(sure, network, 32).predict(lightness[None])
     assert confidence.shape == (1, 8, 8) and confidence.min() > 0.99
     shown = colorizer.confidence_map(confidence[0], filled, (50, 60))

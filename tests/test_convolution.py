@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from colorjax import step
-from colorjax.convolution import convolve, plain
+from colorjax.extra.winograd import convolve, plain
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -73,13 +73,16 @@ def test_gradients_of_few_features_as_the_head_has_them(features):
     assert ("kernel_gradient_of_few" in taken) == (features <= 8)
 
 
-@pytest.mark.parametrize("shape, features, tile", [
-    ((4, 32, 32, 32), 32, 4),
-    ((4, 18, 18, 32), 48, 2),  # sides that are no multiples of 4
-    ((16, 8, 8, 256), 256, 2),  # large kernels, few places
-    ((64, 8, 8, 256), 256, 4),
-    ((4, 32, 32, 16), 32, 0),  # few channels
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, features, tile",
+    [
+        ((4, 32, 32, 32), 32, 4),
+        ((4, 18, 18, 32), 48, 2),  # sides that are no multiples of 4
+        ((16, 8, 8, 256), 256, 2),  # large kernels, few places
+        ((64, 8, 8, 256), 256, 4),
+        ((4, 32, 32, 16), 32, 0),  # few channels
+    ],
+)
 def test_tiles_are_as_large_as_pays(shape, features, tile):
     x, kernel = (
         jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (shape, (3, 3, shape[3], features))
@@ -111,7 +114,8 @@ def test_rounding_errors_are_about_a_millionth(side, bound):
     padded = np.pad(x[0].astype(np.float64), ((1, 1), (1, 1), (0, 0)))
     exact = sum(
         padded[i : i + side, j : j + side] @ kernel[i, j].astype(np.float64)
-        for i in range(3) for j in range(3)
-    )  # fmt: skip
+        for i in range(3)
+        for j in range(3)
+    )
     error = np.linalg.norm(convolve(jnp.asarray(x), jnp.asarray(kernel))[0] - exact)
     assert error / np.linalg.norm(exact) < bound

@@ -23,8 +23,12 @@ def test_every_format_and_depth_of_folder_is_packed(photographs, tmp_path):
     pool, said = pack(photographs, tmp_path)
     assert pool.images.shape == (40, 24, 24, 3) and pool.images.dtype == np.uint8
     assert {os.path.splitext(path)[1] for path in pool.paths} == {
-        ".jpg", ".png", ".webp", ".tif", ".bmp"
-    }  # fmt: skip
+        ".jpg",
+        ".png",
+        ".webp",
+        ".tif",
+        ".bmp",
+    }
     assert len(set(pool.hashes.tolist())) == 40 and not pool.left_out
     # Row k is the photograph of path k: its mean colour is the centre square's.
     for row in (3, 20):

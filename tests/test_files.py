@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from colorjax import codec, files
+from colorjax.media import codec, files
 
 # pytest takes away the filters that `files` sets.
 pytestmark = [
@@ -52,8 +52,15 @@ def png(samples, depth, kind, *chunks, interlaced=False):
     height, width = samples.shape[:2]
     passes = [(0, 0, 1, 1)]
     if interlaced:
-        passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
-                  (0, 1, 2, 2), (1, 0, 2, 1)]  # fmt: skip
+        passes = [
+            (0, 0, 8, 8),
+            (0, 4, 8, 8),
+            (4, 0, 8, 4),
+            (0, 2, 4, 4),
+            (2, 0, 4, 2),
+            (0, 1, 2, 2),
+            (1, 0, 2, 1),
+        ]
     lines = b""
     for y, x, down, across in passes:
         part = samples[y::down, x::across]
@@ -421,10 +428,15 @@ def test_cmyk_profile_is_used(tmp_path, monkeypatch):
 def test_orientation_is_applied_once(tmp_path, orientation, suffix):
     upright = np.dstack([scene(), scene()[..., 0]]) if suffix != "jpg" else scene()
     undo = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}.get(orientation)
-    method = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-              4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-              6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-              8: Image.Transpose.ROTATE_90}  # fmt: skip
+    method = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
     stored = Image.fromarray(upright)
     stored = stored.transpose(method[undo]) if undo else stored
     exif = Image.Exif()
@@ -811,7 +823,7 @@ def test_full_disk(tmp_path):
     pytest.importorskip("resource")
     code = """
 import resource, sys, numpy as np
-from colorjax import codec, files
+from colorjax.media import codec, files
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
 for suffix in ("png", "jpg", "tif", "webp", "bmp", "ppm"):
@@ -856,7 +868,7 @@ def test_no_noise(tmp_path):
     tifffile.imwrite(tmp_path / "c.tif", many, photometric="rgb", planarconfig="contig")
     (tmp_path / "d.tif").write_bytes(EXAMPLES["tiff"][:-300])
     code = (
-        "import sys; from colorjax import files\n"
+        "import sys; from colorjax.media import files\n"
         "for path in files.list_images(sys.argv[1]):\n"
         "    try: files.read(path)\n"
         "    except files.FileError: pass"

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from colorjax import convolution, model
+from colorjax import model
+from colorjax.extra import winograd
 from colorjax.model import NetworkConfig
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -83,7 +84,7 @@ def test_dilated_and_grouped_convolutions_count_as_xla_counts():
 @pytest.mark.parametrize("config", [NetworkConfig("paper"), NetworkConfig("unet", 32, "bins")])
 def test_networks_are_nearly_all_products(config, monkeypatch):
     """XLA counts every addition, too: a little more."""
-    monkeypatch.setattr("colorjax.layers.convolve", convolution.plain)
+    monkeypatch.setattr("colorjax.layers.convolve", winograd.plain)
     params, lightness = model.shapes(config), spec(1, 64, 64)
 
     def forward(params, lightness):
@@ -99,10 +100,10 @@ def test_convolutions_with_fewer_multiplications_count_as_plain_ones():
     def gradients(function):
         return lambda x, kernel: jax.grad(lambda x, k: function(x, k).sum(), (0, 1))(x, kernel)
 
-    own, plain = (flops.count(gradients(f), x, kernel) for f in (convolution.convolve, convolve))
+    own, plain = (flops.count(gradients(f), x, kernel) for f in (winograd.convolve, convolve))
     assert own.flops == plain.flops > 3 * 2 * 2 * 30 * 30 * 9 * 32 * 48
     kernel = spec(3, 3, 32, 2)  # the head's
-    own, plain = (flops.count(gradients(f), x, kernel) for f in (convolution.convolve, convolve))
+    own, plain = (flops.count(gradients(f), x, kernel) for f in (winograd.convolve, convolve))
     assert own.flops == plain.flops > 3 * 2 * 2 * 30 * 30 * 9 * 32 * 2
 
 

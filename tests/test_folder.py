@@ -13,7 +13,8 @@ from conftest import picture, refused
 from PIL import Image
 
 import colorize
-from colorjax import Colorizer, checkpoint, color, files, folder, model, report
+from colorjax import Colorizer, checkpoint, color, model, report
+from colorjax.media import files, folder
 from colorjax.model import NetworkConfig
 
 ROOT = Path(colorize.__file__).parent
@@ -197,7 +198,7 @@ def test_what_is_held_is_bounded(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(files, "read", counted_read)
     monkeypatch.setattr(files, "write", counted_write)
     pairs = folder.pairs(place, tmp_path / "out")
-    outcome = folder.colorize(Colorizer.load(weights), pairs)
+    outcome = folder.colorize_folder(Colorizer.load(weights), pairs)
     assert outcome.coloured == 24
     assert most <= 4 + 2 * folder._THREADS  # the allowance, and what was being read meanwhile
 
@@ -207,8 +208,14 @@ def test_killed_it_goes_on_where_it_was(tmp_path, weights):
     place.mkdir()
     for number in range(60):
         Image.fromarray(picture(number, 300, 300)[..., 0]).save(place / f"{number:02}.png")
-    argv = [sys.executable, str(ROOT / "colorize.py"), str(place), str(out),
-            "--weights", str(weights)]  # fmt: skip
+    argv = [
+        sys.executable,
+        str(ROOT / "colorize.py"),
+        str(place),
+        str(out),
+        "--weights",
+        str(weights),
+    ]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 240
     while len(list(out.glob("*.png"))) < 3 and time.monotonic() < deadline:

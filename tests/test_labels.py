@@ -86,8 +86,13 @@ def test_labels_are_learnt_and_travel_with_the_weights(trained, capsys, tmp_path
     assert last["label_accuracy"] >= 0.9 and 0.5 <= last["label_chance"] < 0.8
     for kind in network["labels"]:
         Image.fromarray(scene(kind, 77)).convert("L").save(tmp_path / f"{kind}.png")
-        argv = [tmp_path / f"{kind}.png", tmp_path / f"{kind}-out.png", "--explain", "--weights",
-                trained / "weights.safetensors"]  # fmt: skip
+        argv = [
+            tmp_path / f"{kind}.png",
+            tmp_path / f"{kind}-out.png",
+            "--explain",
+            "--weights",
+            trained / "weights.safetensors",
+        ]
         capsys.readouterr()
         assert colorize.main([str(word) for word in argv]) == 0
         assert f"taken for: {kind} " in capsys.readouterr().out
@@ -95,7 +100,7 @@ def test_labels_are_learnt_and_travel_with_the_weights(trained, capsys, tmp_path
 
 def test_explain_adds_up(trained):
     colorizer = Colorizer.load(trained / "weights.safetensors")
-    shares = colorizer.explain(colorizer.shrink(scene("along", 3))[0])
+    shares = colorizer.explain(colorizer.to_network_input(scene("along", 3))[0])
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     assert sum(shares.values()) == pytest.approx(1)
     with pytest.raises(ValueError, match="no labels"):

@@ -112,7 +112,7 @@ def test_ssim_against_scikit_image(noise):
             sigma=1.5,
             gaussian_weights=True,
             use_sample_covariance=False,
-        )  # fmt: skip
+        )
         for p, t in zip(prediction, truth, strict=True)
     ]
     # The reference reckons in float64; float32 moments are off by 1e-7, against constants of 1e-4.

@@ -4,7 +4,8 @@ import numpy as np
 import optax.contrib
 import pytest
 
-from colorjax import model, muon
+from colorjax import model
+from colorjax.extra import muon
 from colorjax.model import NetworkConfig
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from colorjax import files
+from colorjax.media import files
 
 # Compilation and disks take their time; one folder serves all examples of a test.
 relaxed = settings(

@@ -147,32 +147,32 @@ def test_rarity_weights_by_hand():
     for mix in (0.0, 0.5, 1.0):
         raw = 1 / ((1 - mix) * smooth + mix / 261)
         expected = raw / (raw @ [0.75, 0.25])
-        weights = palette.rarity_weights(counts, mix)
+        weights = palette.bin_weights(counts, mix)
         found = [weights[index_of(0, 0)], weights[index_of(60, 0)]]
         # What the kernel leaves out, from a distance of 4 bins on, is below 1e-13.
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     # Wholly balanced, both colours weigh the same in the sum: ¾ · ⅔ = ¼ · 2.
     np.testing.assert_allclose(
-        palette.rarity_weights(counts, 0)[np.flatnonzero(counts)], [2 / 3, 2], rtol=1e-5
+        palette.bin_weights(counts, 0)[np.flatnonzero(counts)], [2 / 3, 2], rtol=1e-5
     )
 
 
 def test_favoured_multiplies_probabilities_by_a_power_of_the_weights():
     logits = np.random.default_rng(0).standard_normal((2, 3, 261)).astype(np.float32)
-    weights = palette.rarity_weights(one_bin(0, 0, 3) + one_bin(60, 0))
+    weights = palette.bin_weights(one_bin(0, 0, 3) + one_bin(60, 0))
     share = np.exp(logits) * np.asarray(weights) ** 1.5
     expected = share / share.sum(axis=-1, keepdims=True)
-    found = jax.nn.softmax(palette.favoured(logits, weights, 1.5))
+    found = jax.nn.softmax(palette.adjust_logits(logits, weights, 1.5))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    np.testing.assert_array_equal(palette.favoured(logits, weights, 0.0), logits)
+    np.testing.assert_array_equal(palette.adjust_logits(logits, weights, 0.0), logits)
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
 def test_rarity_weights_are_1_in_the_mean_and_finite(mix):
     ab = colours()
     counts = palette.histogram(ab)
-    weights = jax.jit(palette.rarity_weights)(counts, mix)
-    assert np.isfinite(palette.rarity_weights(one_bin(-90, 80), mix)).all()
+    weights = jax.jit(palette.bin_weights)(counts, mix)
+    assert np.isfinite(palette.bin_weights(one_bin(-90, 80), mix)).all()
     # Float32 sums of 5,000 weights.
     np.testing.assert_allclose(weights[nearest(ab)].mean(), 1, rtol=1e-4)
     if mix == 1:
@@ -182,8 +182,8 @@ def test_rarity_weights_are_1_in_the_mean_and_finite(mix):
 def test_rarity_weights_take_counts_beyond_int32():
     small = np.arange(1, 262)
     # 261 · 262 / 2 · 10^9 pixels; only the proportions count.
-    large = palette.rarity_weights(small.astype(np.int64) * 10**9)
-    np.testing.assert_allclose(large, palette.rarity_weights(small), rtol=1e-5)
+    large = palette.bin_weights(small.astype(np.int64) * 10**9)
+    np.testing.assert_allclose(large, palette.bin_weights(small), rtol=1e-5)
 
 
 def test_annealed_mean_by_hand():

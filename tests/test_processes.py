@@ -17,8 +17,22 @@ from colorjax import batches, step
 
 ROOT = Path(__file__).parent.parent
 # By AdamW: Muon makes the smallest parts of a gradient as large as the others, rounding included.
-COMMON = ["--preset", "unet", "--width", "16", "--size", "32", "--batch", "8", "--steps", "6",
-          "--validate-every", "3", "--optimizer", "adamw"]  # fmt: skip
+COMMON = [
+    "--preset",
+    "unet",
+    "--width",
+    "16",
+    "--size",
+    "32",
+    "--batch",
+    "8",
+    "--steps",
+    "6",
+    "--validate-every",
+    "3",
+    "--optimizer",
+    "adamw",
+]
 
 
 def free_port():
@@ -29,11 +43,25 @@ def free_port():
 
 def start(process, port, *argv):
     """train.py in a process of its own, with one CPU device."""
-    command = [sys.executable, ROOT / "train.py", *argv, "--coordinator", f"localhost:{port}",
-               "--processes", 2, "--process", process]  # fmt: skip
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        *argv,
+        "--coordinator",
+        f"localhost:{port}",
+        "--processes",
+        2,
+        "--process",
+        process,
+    ]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    return subprocess.Popen([str(word) for word in command], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    return subprocess.Popen(
+        [str(word) for word in command],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def alone(*argv):
@@ -48,8 +76,10 @@ def test_two_train_as_one_does_and_any_go_on_from_their_checkpoint(photographs, 
     one, two = tmp_path / "one", tmp_path / "two"
     port, elsewhere = free_port(), tmp_path / "elsewhere"  # machines have their own places
     shutil.copytree(photographs, elsewhere)
-    runs = [start(process, port, "--data", folder, *COMMON, "--out", two)
-            for process, folder in enumerate((photographs, elsewhere))]  # fmt: skip
+    runs = [
+        start(process, port, "--data", folder, *COMMON, "--out", two)
+        for process, folder in enumerate((photographs, elsewhere))
+    ]
     assert alone("--data", photographs, *COMMON, "--out", one) == 0
     (said, error), (silent, _) = [run.communicate(timeout=240) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], error
@@ -76,11 +106,11 @@ def test_two_train_as_one_does_and_any_go_on_from_their_checkpoint(photographs, 
 
 TALK = """
 import os, signal, sys
-from colorjax import processes
+from colorjax.extra import distributed
 process = int(sys.argv[2])
-processes.join(sys.argv[1], 2, process)
-interrupt = processes.Interrupt()
-values = [processes.firsts(0.5 + process), processes.greatest(7 * process)]
+distributed.join(sys.argv[1], 2, process)
+interrupt = distributed.Interrupt()
+values = [distributed.firsts(0.5 + process), distributed.greatest(7 * process)]
 if process == 1:
     os.kill(os.getpid(), signal.SIGTERM)
 values += [interrupt.asked(together=False), interrupt.asked(together=True)]
@@ -91,8 +121,15 @@ print(values, file=sys.stderr)
 def test_what_the_first_says_and_any_asks_all_hear():
     """Told to end, one of them ends all of them, at a step that they agree on."""
     address = f"localhost:{free_port()}"
-    runs = [subprocess.Popen([sys.executable, "-c", TALK, address, str(process)], cwd=ROOT,
-                             stderr=subprocess.PIPE, text=True) for process in (0, 1)]  # fmt: skip
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", TALK, address, str(process)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in (0, 1)
+    ]
     for run in runs:
         _, said = run.communicate(timeout=120)
         assert run.returncode == 0, said

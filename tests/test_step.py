@@ -116,7 +116,7 @@ def test_rare_colours_weigh_more():
     """Two answers equally wrong in their share of pixels: the one that misses the rare is worse."""
     common, rare = jnp.array([20.0, 30.0]), jnp.array([-40.0, 20.0])
     target = jnp.broadcast_to(common, (1, 10, 10, 2)).at[:, 0].set(rare)
-    rarity = palette.rarity_weights(palette.histogram(target))
+    rarity = palette.bin_weights(palette.histogram(target))
     sure = 6 * palette.encode(target)
     misses_rare = sure.at[:, 0].set(0)
     misses_common = sure.at[:, 1].set(0)

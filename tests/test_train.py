@@ -19,7 +19,8 @@ from conftest import picture, refused
 from PIL import Image
 
 import train
-from colorjax import Colorizer, checkpoint, model, processes, run, step, validation
+from colorjax import Colorizer, checkpoint, model, run, step, validation
+from colorjax.extra import distributed
 from colorjax.run import Run
 
 ROOT = Path(train.__file__).parent
@@ -53,8 +54,14 @@ def test_a_cpu_is_two_devices_where_that_pays(photographs, tmp_path, monkeypatch
     for chosen, count in ((None, min(2, os.cpu_count() or 1)), ("3", 3)):
         environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
         environment |= {"JAX_NUM_CPU_DEVICES": chosen} if chosen else {}
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,
-                              capture_output=True, text=True, timeout=120)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.stdout.strip() == str(count), done.stderr
     for more, count in ((1, 1), (0, 2)):  # two of the tests' four
         monkeypatch.setattr(run, "FEWEST_PIXELS", 6 * 16 * 16 + more)
@@ -218,8 +225,11 @@ def start(argv):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *argv],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
 
 
 def test_killed_and_resumed_equals_uninterrupted(photographs, whole, tmp_path):
@@ -234,8 +244,10 @@ def test_killed_and_resumed_equals_uninterrupted(photographs, whole, tmp_path):
     process.wait()
     checked = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "--out", str(out), "--resume"],
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert checked.returncode == 0, checked.stderr
     for name, value in weights(whole).items():
         np.testing.assert_array_equal(weights(out)[name], value)
@@ -256,18 +268,18 @@ def test_killed_before_its_first_checkpoint_starts_again(photographs, whole, tmp
 
 def test_minutes_fix_the_steps(photographs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
-    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 0.05)
+    monkeypatch.setattr(distributed, "seconds_per_call", lambda function, seconds: 0.05)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
         # 20 validations of 0.05 s leave 2 s of 3: forty steps.
         assert train.main(command(photographs, out, "--minutes", "0.05")) == 130
     assert "40 steps of 8" in capsys.readouterr().out
-    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 1e-9)
+    monkeypatch.setattr(distributed, "seconds_per_call", lambda function, seconds: 1e-9)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 4)
         assert train.main(["--out", str(out), "--resume"]) == 130
     assert "40 steps of 8" in capsys.readouterr().out
-    monkeypatch.setattr(processes, "seconds_per_call", lambda function, seconds: 0.5)
+    monkeypatch.setattr(distributed, "seconds_per_call", lambda function, seconds: 0.5)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 1)
         # Validations would take more than all of it: half of it is for training, at least.
@@ -452,13 +464,31 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
         "not exist",
     )
     for option, value in (
-        ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--batch", "0"), ("--steps", "-1"),
-        ("--size", "30"), ("--size", "100000"), ("--val-fraction", "1"), ("--film", "2"),
-        ("--width", "17"), ("--epochs", "0"), ("--seed", "-1"), ("--devices", "99"),
-        ("--steps", "0"), ("--minutes", "0"), ("--steps", "3000000000"),
-        ("--rarity", "1"), ("--huber", "-1"), ("--colorfulness", "2"), ("--head", "lab"),
-        ("--preset", "best"), ("--dtype", "int8"), ("--lr", "fast"), ("--patience", "-1"),
-    ):  # fmt: skip
+        ("--lr", "0"),
+        ("--lr", "-1"),
+        ("--lr", "nan"),
+        ("--batch", "0"),
+        ("--steps", "-1"),
+        ("--size", "30"),
+        ("--size", "100000"),
+        ("--val-fraction", "1"),
+        ("--film", "2"),
+        ("--width", "17"),
+        ("--epochs", "0"),
+        ("--seed", "-1"),
+        ("--devices", "99"),
+        ("--steps", "0"),
+        ("--minutes", "0"),
+        ("--steps", "3000000000"),
+        ("--rarity", "1"),
+        ("--huber", "-1"),
+        ("--colorfulness", "2"),
+        ("--head", "lab"),
+        ("--preset", "best"),
+        ("--dtype", "int8"),
+        ("--lr", "fast"),
+        ("--patience", "-1"),
+    ):
         refused(capsys, train.main, [*command(photographs, new), option, value], option, value)
     bins = [*command(photographs, new), "--network", "paper"]
     refused(capsys, train.main, bins, "--head", "bins", "paper")

@@ -37,9 +37,11 @@ def test_baselines_are_those_of_a_hand(pool):
     lightness = color.lightness(truth)
     for ab, measured in (
         (np.zeros(2), held_out.psnr_grey),
-        (np.asarray(color.rgb_to_lab(pool.images / np.float32(255))[..., 1:]).mean((0, 1, 2)),
-         held_out.psnr_constant),
-    ):  # fmt: skip
+        (
+            np.asarray(color.rgb_to_lab(pool.images / np.float32(255))[..., 1:]).mean((0, 1, 2)),
+            held_out.psnr_constant,
+        ),
+    ):
         everywhere = np.broadcast_to(ab, (6, 32, 32, 2)).astype(np.float32)
         lab = np.concatenate([lightness[..., None], everywhere], axis=-1)
         answer = np.round(255 * np.asarray(color.fit_gamut(lab))) / 255

@@ -18,8 +18,9 @@ from PIL import Image
 from test_folder import weights  # noqa: F401  (a fixture: a network of strong colours)
 
 import colorize
-from colorjax import color, steady, video
-from colorjax.overlap import ahead, overlapped
+from colorjax import color
+from colorjax.media import frames, temporal
+from colorjax.media.overlap import map_ahead, prefetch
 
 ROOT = Path(colorize.__file__).parent
 av.logging.set_level(None)
@@ -213,8 +214,10 @@ def test_the_track_that_plays_by_default_stays_so(run, tmp_path):
     assert run(source, target)[0] == 0
     with av.open(str(source)) as before, av.open(str(target)) as after:
         for film in (before, after):
-            tracks = [(s.language, bool(s.disposition & Disposition.default))
-                      for s in film.streams.subtitles]  # fmt: skip
+            tracks = [
+                (s.language, bool(s.disposition & Disposition.default))
+                for s in film.streams.subtitles
+            ]
             assert tracks == [("eng", False), ("deu", True)]
 
 
@@ -240,9 +243,9 @@ def flicker(ab):
 
 def test_colour_stands_still_where_lightness_does():
     lightness, ab = still()
-    steadied = np.stack(list(map(steady.Steady(), lightness, ab)))
+    steadied = np.stack(list(map(temporal.Steady(), lightness, ab)))
     assert flicker(steadied) < flicker(ab) / 5
-    assert np.allclose(np.stack(list(map(steady.Steady(least=1), lightness, ab))), ab, atol=1e-4)
+    assert np.allclose(np.stack(list(map(temporal.Steady(least=1), lightness, ab))), ab, atol=1e-4)
 
 
 def test_an_old_projectors_brightness_does_not_undo_it():
@@ -253,15 +256,15 @@ def test_an_old_projectors_brightness_does_not_undo_it():
         lightness + random.uniform(-5, 5, (len(ab), 1, 1)),
         dark * random.uniform(0.9, 1.1, (len(ab), 1, 1)),
     ):
-        steadied = np.stack(list(map(steady.Steady(), flickering, ab)))
+        steadied = np.stack(list(map(temporal.Steady(), flickering, ab)))
         assert flicker(steadied) < flicker(ab) / 5
-        assert max(map(steady.moved, flickering, flickering[1:])) < steady.CUT
+        assert max(map(temporal.moved, flickering, flickering[1:])) < temporal.CUT
 
 
 def test_colour_follows_what_moves():
     lightness, ab = still(2)
     lightness[1, :4, :4] += 40
-    filter = steady.Steady()
+    filter = temporal.Steady()
     first, second = filter(lightness[0], ab[0]), filter(lightness[1], ab[1])
     assert np.array_equal(first, ab[0])
     assert np.allclose(second[0, 0], ab[1, 0, 0], atol=1e-3)
@@ -271,8 +274,10 @@ def test_colour_follows_what_moves():
 def test_a_cut_begins_anew():
     lightness, ab = still(2)
     lightness[1] = 100 - lightness[1] / 2
-    assert steady.moved(lightness[0], lightness[0] + 1) < steady.CUT < steady.moved(*lightness)
-    filter = steady.Steady()
+    assert (
+        temporal.moved(lightness[0], lightness[0] + 1) < temporal.CUT < temporal.moved(*lightness)
+    )
+    filter = temporal.Steady()
     assert np.array_equal([filter(x, y) for x, y in zip(lightness, ab, strict=True)], ab)
 
 
@@ -287,12 +292,12 @@ def test_stages_run_only_a_little_ahead_and_keep_order():
             made.append(number)
             yield number
 
-    doubled = overlapped(lambda x: 2 * x, ahead(source()), threads=2)
+    doubled = map_ahead(lambda x: 2 * x, prefetch(source()), threads=2)
     assert [next(doubled) for _ in range(5)] == [0, 2, 4, 6, 8]
     time.sleep(0.2)
     assert len(made) < 30
     doubled.close()
-    assert list(ahead(letter for letter in "abc")) == ["a", "b", "c"]
+    assert list(prefetch(letter for letter in "abc")) == ["a", "b", "c"]
 
 
 def test_an_error_of_a_stage_reaches_the_end():
@@ -301,7 +306,7 @@ def test_an_error_of_a_stage_reaches_the_end():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="gone"):
-        list(overlapped(abs, ahead(source()), threads=2))
+        list(map_ahead(abs, prefetch(source()), threads=2))
 
 
 # ----------------------------------------------------------------------------------- bad input
@@ -415,8 +420,11 @@ def test_damaged_sound_costs_that_sound_alone(run, tmp_path):
     packets = [whole[start : start + 188] for start in range(0, len(whole), 188)]
     with av.open(str(tmp_path / "whole.ts")) as film:
         sound = film.streams.audio[0].id
-    own = [number for number, packet in enumerate(packets)
-           if int.from_bytes(packet[1:3], "big") & 0x1FFF == sound]  # fmt: skip
+    own = [
+        number
+        for number, packet in enumerate(packets)
+        if int.from_bytes(packet[1:3], "big") & 0x1FFF == sound
+    ]
     statuses = set()
     for number in own[2:12]:
         kept = b"".join(packets[:number] + packets[number + 1 :])
@@ -440,14 +448,14 @@ def test_sound_of_an_unknown_kind_is_left_out(run, tmp_path):
 
 def test_interrupted_it_says_how_far_it_came(run, tmp_path, monkeypatch):
     source = make(tmp_path / "in.mp4", 40)
-    encode = video.frames.joined
+    encode = frames.joined
 
     def joined(*argv):
         if argv[-1][0].pts >= 20 * 1024:  # of 10240 a second
             raise KeyboardInterrupt
         return encode(*argv)
 
-    monkeypatch.setattr(video.frames, "joined", joined)
+    monkeypatch.setattr(frames, "joined", joined)
     status, _, err = run(source, tmp_path / "out.mp4")
     assert status == 130 and "frame 20 of 40" in err and len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == [source]

@@ -101,8 +101,10 @@ def theirs(network: torch.nn.Module, dtype: str, compiled: bool, lightness, targ
     others = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
-        lr=1e-3, betas=(0.9, 0.99), fused=True,
-    )  # fmt: skip
+        lr=1e-3,
+        betas=(0.9, 0.99),
+        fused=True,
+    )
     seen = torch.from_numpy(lightness).to(place)
     truth = torch.from_numpy(target.transpose(0, 3, 1, 2)).to(place)
     if compiled:
@@ -180,13 +182,15 @@ def main(argv: list[str] | None = None) -> int:
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     gpu = torch.cuda.is_available()
-    parser.add_argument("--networks", nargs="+", default=["paper", "unet"],
-                        choices=("paper", "unet"))  # fmt: skip
+    parser.add_argument(
+        "--networks", nargs="+", default=["paper", "unet"], choices=("paper", "unet")
+    )
     parser.add_argument("--width", type=int, default=64, help="of the unet (default: 64)")
     parser.add_argument("--size", type=int, default=128, help="pixels a side (default: 128)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--dtype", default="bfloat16" if gpu else "float32",
-                        choices=("float32", "bfloat16"))  # fmt: skip
+    parser.add_argument(
+        "--dtype", default="bfloat16" if gpu else "float32", choices=("float32", "bfloat16")
+    )
     parser.add_argument("--seconds", type=float, default=4, help="for each figure (default: 4)")
     parser.add_argument("--repeats", type=int, default=5, help="segments of each (default: 5)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
@@ -201,12 +205,18 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit("compare.py: one framework has a GPU and the other not")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True  # XLA tries several convolutions, too
-    about = timing.device() | {"torch": torch.__version__, "size": options.size,
-                               "dtype": options.dtype, "width": options.width}  # fmt: skip
+    about = timing.device() | {
+        "torch": torch.__version__,
+        "size": options.size,
+        "dtype": options.dtype,
+        "width": options.width,
+    }
     report: dict = about | {"rows": []}
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print(f"{'':22} {'batch':>6} {'ours, images/s':>15} {'eager':>9} {'compiled':>9}"
-          f" {'ours/eager':>11} {'ours/compiled':>14} {'apart':>8}")  # fmt: skip
+    print(
+        f"{'':22} {'batch':>6} {'ours, images/s':>15} {'eager':>9} {'compiled':>9}"
+        f" {'ours/eager':>11} {'ours/compiled':>14} {'apart':>8}"
+    )
     random = np.random.default_rng(1)
     for batch in options.batches:
         for kind in options.networks:
@@ -234,8 +244,13 @@ def main(argv: list[str] | None = None) -> int:
                 if mode == "infer":
                     runs |= {name: other[mode] for name, other in zhang.items()}
                 taken = timing.in_turn(runs, options.seconds, options.repeats)
-                row = {"network": kind, "mode": mode, "batch": batch, "devices": devices,
-                       "apart": apart}  # fmt: skip
+                row = {
+                    "network": kind,
+                    "mode": mode,
+                    "batch": batch,
+                    "devices": devices,
+                    "apart": apart,
+                }
                 for name, values in taken.items():
                     row[f"{name}, seconds"] = timing.spread(values)
                     if name != "ours":  # a peer's seconds over ours: images/s ours over theirs
@@ -257,9 +272,12 @@ def show(row: dict) -> None:
         value = row.get(f"ours / {name}")
         return f"{value['median']:.2f}" if value else "-"
 
-    print(f"{row['network'] + ', ' + row['mode']:22} {row['batch']:>6} {speed('ours'):>15} "
-          f"{speed('eager'):>9} {speed('compiled'):>9} {ratio('eager'):>11} "
-          f"{ratio('compiled'):>14} {row['apart']:>8.1g}", flush=True)  # fmt: skip
+    print(
+        f"{row['network'] + ', ' + row['mode']:22} {row['batch']:>6} {speed('ours'):>15} "
+        f"{speed('eager'):>9} {speed('compiled'):>9} {ratio('eager'):>11} "
+        f"{ratio('compiled'):>14} {row['apart']:>8.1g}",
+        flush=True,
+    )
     if ratio("zhang 2016") != "-":
         print(f"  Zhang 2016: {speed('zhang 2016')} images/s, ours {ratio('zhang 2016')} times")
 

@@ -28,10 +28,18 @@ class Paper(nn.Module):
     """`model.PaperNetwork`."""
 
     LAYERS = (
-        (64, 1, False), (64, 2, False), (128, 1, False), (128, 2, False), (256, 1, False),
-        (256, 2, False), (512, 1, False), (256, 1, False), (128, 1, True), (64, 1, True),
+        (64, 1, False),
+        (64, 2, False),
+        (128, 1, False),
+        (128, 2, False),
+        (256, 1, False),
+        (256, 2, False),
+        (512, 1, False),
+        (256, 1, False),
+        (128, 1, True),
+        (64, 1, True),
         (32, 1, False),
-    )  # fmt: skip
+    )
 
     def __init__(self):
         """With random parameters."""
@@ -139,20 +147,35 @@ class Zhang2016(nn.Module):
             layers: list[nn.Module] = []
             for index in range(count):
                 layers += [
-                    nn.Conv2d(channels, features, 3, stride if index == count - 1 else 1,
-                              padding=dilation, dilation=dilation),
+                    nn.Conv2d(
+                        channels,
+                        features,
+                        3,
+                        stride if index == count - 1 else 1,
+                        padding=dilation,
+                        dilation=dilation,
+                    ),
                     nn.ReLU(),
-                ]  # fmt: skip
+                ]
                 channels = features
             return [*layers, nn.BatchNorm2d(features)]
 
         self.body = nn.Sequential(
-            *block(1, 64, 2, 2), *block(64, 128, 2, 2), *block(128, 256, 3, 2),
-            *block(256, 512, 3), *block(512, 512, 3, dilation=2), *block(512, 512, 3, dilation=2),
-            *block(512, 512, 3), nn.ConvTranspose2d(512, 256, 4, 2, 1), nn.ReLU(),
-            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(), nn.Conv2d(256, 313, 1),
-        )  # fmt: skip
+            *block(1, 64, 2, 2),
+            *block(64, 128, 2, 2),
+            *block(128, 256, 3, 2),
+            *block(256, 512, 3),
+            *block(512, 512, 3, dilation=2),
+            *block(512, 512, 3, dilation=2),
+            *block(512, 512, 3),
+            nn.ConvTranspose2d(512, 256, 4, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 313, 1),
+        )
         self.decode = nn.Conv2d(313, 2, 1, bias=False)
 
     def forward(self, lightness: torch.Tensor) -> torch.Tensor:

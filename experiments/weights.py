@@ -35,11 +35,28 @@ def commands(options: argparse.Namespace) -> list[list[str]]:
     found, start = [], options.init
     for size, share, lr in STAGES:
         batch = max(8, round(options.batch * (64 / size) ** 2 / 8) * 8)  # as many pixels
-        argv = ["--data", options.data, "--out", str(options.out / str(size)),
-                "--size", str(size), "--batch", str(batch), "--lr", str(lr),
-                "--minutes", f"{share * options.minutes:g}", "--patience", str(PATIENCE),
-                "--width", str(options.width), "--seed", str(options.seed),
-                "--colorfulness", str(COLORFULNESS)]  # fmt: skip
+        argv = [
+            "--data",
+            options.data,
+            "--out",
+            str(options.out / str(size)),
+            "--size",
+            str(size),
+            "--batch",
+            str(batch),
+            "--lr",
+            str(lr),
+            "--minutes",
+            f"{share * options.minutes:g}",
+            "--patience",
+            str(PATIENCE),
+            "--width",
+            str(options.width),
+            "--seed",
+            str(options.seed),
+            "--colorfulness",
+            str(COLORFULNESS),
+        ]
         found.append(argv + (["--init", str(start)] if start else []))
         start = options.out / str(size) / "weights.safetensors"
     return found

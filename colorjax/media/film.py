@@ -9,14 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from colorjax import files, frames
 from colorjax.colorizer import Colorizer
-from colorjax.overlap import ahead, overlapped
+from colorjax.media import files, frames
+from colorjax.media.overlap import map_ahead, prefetch
 
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 OUTPUT_SUFFIXES = tuple(_CONTAINERS)  # of containers that hold H.264 and exact times of frames
-SUFFIXES = (*OUTPUT_SUFFIXES, *".3gp .asf .avi .dv .flv .m2ts .mpeg .mpg .mts .mxf .ogv .ts .vob "
-            ".webm .wmv .y4m".split())  # fmt: skip
+FILM_SUFFIXES = (
+    *OUTPUT_SUFFIXES,
+    *".3gp .asf .avi .dv .flv .m2ts .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split(),
+)
 
 _THREADS = max(2, min(os.cpu_count() or 2, 6))  # that join colour to frames, the most work
 
@@ -63,10 +65,18 @@ def open_film(path: Path) -> tuple[Any, Any]:
         film = av.open(str(path.absolute()))  # a name may hold a colon, as addresses do
     except (av.error.FFmpegError, ValueError):
         raise FilmError(f"{path} is no film, or it is damaged") from None
-    pictures = [stream for stream in film.streams.video  # but for the cover of a record
-                if not stream.disposition & Disposition.attached_pic]  # fmt: skip
-    wrong = ("is a picture, not a film" if film.format.name.endswith(("_pipe", "image2"))
-             else "holds no pictures" if not pictures else "")  # fmt: skip
+    pictures = [
+        stream
+        for stream in film.streams.video  # but for the cover of a record
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    wrong = (
+        "is a picture, not a film"
+        if film.format.name.endswith(("_pipe", "image2"))
+        else "holds no pictures"
+        if not pictures
+        else ""
+    )
     best: Any = film.streams.best("video")
     video: Any = best if best in pictures else next(iter(pictures), None)
     if not wrong and video.codec_context is None:
@@ -80,8 +90,11 @@ def open_film(path: Path) -> tuple[Any, Any]:
 
 def _others(film: Any) -> list[Any]:
     """The streams that are copied."""
-    return [stream for stream in film.streams
-            if stream.type in ("audio", "subtitle") and stream.codec_context]  # fmt: skip
+    return [
+        stream
+        for stream in film.streams
+        if stream.type in ("audio", "subtitle") and stream.codec_context
+    ]
 
 
 def _first(path: Path) -> tuple[Any, list[str]]:
@@ -99,14 +112,20 @@ def _first(path: Path) -> tuple[Any, list[str]]:
     if frame is None:
         raise FilmError(f"{path} holds no frames that can be read")
     bits = frame.format.components[0].bits
-    return frame, [note for holds, note in (
-        (left, f"{left} of its streams are left out: further pictures, data, unknown kinds"),
-        (bits > 8, f"its {bits} bits a sample become 8"),
-        (frame.color_trc in (16, 18), "its high dynamic range is taken for the common one"),
-        (frame.interlaced_frame, "it is interlaced: its frames keep their combs"),
-        (frame.width % 2 or frame.height % 2, "its size is odd: written as 4:4:4, which some "
-         "players do not show"),
-    ) if holds]  # fmt: skip
+    return frame, [
+        note
+        for holds, note in (
+            (left, f"{left} of its streams are left out: further pictures, data, unknown kinds"),
+            (bits > 8, f"its {bits} bits a sample become 8"),
+            (frame.color_trc in (16, 18), "its high dynamic range is taken for the common one"),
+            (frame.interlaced_frame, "it is interlaced: its frames keep their combs"),
+            (
+                frame.width % 2 or frame.height % 2,
+                "its size is odd: written as 4:4:4, which some players do not show",
+            ),
+        )
+        if holds
+    ]
 
 
 def _holds(container: str, stream: Any) -> bool:
@@ -122,7 +141,7 @@ def _holds(container: str, stream: Any) -> bool:
     return True
 
 
-def colorize(
+def colorize_film(
     colorizer: Colorizer,
     source: str | Path,
     target: str | Path,
@@ -154,9 +173,11 @@ def colorize(
         for stream in others:
             if not _holds(container, stream):
                 able = [suffix for suffix, other in _CONTAINERS.items() if _holds(other, stream)]
-                raise FilmError(f"{source}: {target.suffix} cannot hold its {stream.type} "
-                                f"({stream.codec_context.name}): "
-                                + (f"write {able[-1]}" if able else "no output can"))  # fmt: skip
+                raise FilmError(
+                    f"{source}: {target.suffix} cannot hold its {stream.type} "
+                    f"({stream.codec_context.name}): "
+                    + (f"write {able[-1]}" if able else "no output can")
+                )
         first, notes = _first(source)
         outcome, after = frames.Outcome(notes=notes), []
         total = video.frames or round((film.duration or 0) / 1e6 * (video.guessed_rate or 25))
@@ -168,8 +189,13 @@ def colorize(
                 for other in others:
                     copies[other.index].metadata.update(other.metadata)
                     copies[other.index].disposition = other.disposition
-                output.metadata.update({key: value for key, value in film.metadata.items()
-                                        if key not in _CONTAINERS_OWN})  # fmt: skip
+                output.metadata.update(
+                    {
+                        key: value
+                        for key, value in film.metadata.items()
+                        if key not in _CONTAINERS_OWN
+                    }
+                )
                 output.set_chapters(film.chapters())
 
                 def copy(packets: list[Any]) -> None:
@@ -181,10 +207,10 @@ def colorize(
                             outcome.damaged += 1  # the packet's fault; a disk's is another error
 
                 shape = first.height, first.width
-                stage = ahead(frames.decoded(film, video, others, shape, after, outcome))
-                stage = ahead(frames.predicted(colorizer, stage, outcome))
+                stage = prefetch(frames.decoded(film, video, others, shape, after, outcome))
+                stage = prefetch(frames.predicted(colorizer, stage, outcome))
                 join = partial(frames.joined, colorizer, stream.codec_context, outcome)
-                with closing(overlapped(join, stage, _THREADS)) as coloured:
+                with closing(map_ahead(join, stage, _THREADS)) as coloured:
                     for before, frame in coloured:
                         with outcome.working("encode"):
                             copy(before)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from colorjax.colorizer import Colorizer
-from colorjax.steady import Steady
+from colorjax.media.temporal import Steady
 
 BATCH = 8  # frames that the network takes at a time
 # Containers whose headers say how long the film is, so that one which breaks off is noticed.
@@ -67,14 +67,18 @@ class Frame:
     before: list[Any]  # packets of other streams that came before it
 
 
-# A frame, its ab `h w 2`, and what of that it fills, as `Colorizer.join` takes them.
+# A frame, its ab `h w 2`, and what of that it fills, as `Colorizer.merge` takes them.
 Coloured = tuple[Frame, np.ndarray, tuple[float, float]]
 
 
 def decoded(
-    film: Any, video: Any, others: list[Any], shape: tuple[int, int], after: list[Any],
+    film: Any,
+    video: Any,
+    others: list[Any],
+    shape: tuple[int, int],
+    after: list[Any],
     outcome: Outcome,
-) -> Generator[Frame]:  # fmt: skip
+) -> Generator[Frame]:
     """Every frame, upright, of a shape before that, with the packets of other streams before it.
 
     Those behind the last frame are added to `after`.
@@ -103,9 +107,13 @@ def _in_order(frames: Iterator[Frame], window: int) -> Iterator[Frame]:
 
 
 def _read(
-    film: Any, video: Any, others: list[Any], shape: tuple[int, int], after: list[Any],
+    film: Any,
+    video: Any,
+    others: list[Any],
+    shape: tuple[int, int],
+    after: list[Any],
     outcome: Outcome,
-) -> Iterator[Frame]:  # fmt: skip
+) -> Iterator[Frame]:
     """As `decoded`, with times as they are."""
     from av.error import FFmpegError
 
@@ -166,8 +174,11 @@ def _promised(film: Any, streams: list[Any]) -> float:
         return 0.0
     if film.format.name == "avi":  # its duration is made to fit what is left of the file
         return float(video.frames / (video.guessed_rate or 25))
-    ends = [((stream.start_time or 0) + stream.duration) * stream.time_base
-            for stream in streams if stream.duration]  # fmt: skip
+    ends = [
+        ((stream.start_time or 0) + stream.duration) * stream.time_base
+        for stream in streams
+        if stream.duration
+    ]
     if not ends and len(streams) == len(film.streams):  # no other stream could be the longest
         ends = [((film.start_time or 0) + (film.duration or 0)) / 1e6]
     return float(max(ends, default=0))
@@ -180,9 +191,13 @@ def _pixels(frame: Any, shape: tuple[int, int]) -> tuple[int | None, int, np.nda
     tag = frame.colorspace  # without one it is what players take it for, by its size
     matrix = _MATRICES.get(int(tag), 1 if shape[0] >= 720 else 5)
     rgb = frame.reformat(
-        shape[1], shape[0], "rgb24", src_colorspace=matrix, dst_color_range=ColorRange.JPEG,
+        shape[1],
+        shape[0],
+        "rgb24",
+        src_colorspace=matrix,
+        dst_color_range=ColorRange.JPEG,
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
-    ).to_ndarray()  # fmt: skip
+    ).to_ndarray()
     grey = rgb[..., 1]
     if (rgb[..., 0] == grey).all() and (rgb[..., 2] == grey).all():
         rgb = grey
@@ -198,7 +213,7 @@ def predicted(
     with closing(frames):
         while group := list(islice(frames, BATCH)):
             with outcome.working("network"):
-                small = [colorizer.shrink(frame.pixels) for frame in group]
+                small = [colorizer.to_network_input(frame.pixels) for frame in group]
                 lightness = np.stack([light for light, _ in small])
                 # Always a whole batch, if need be with copies: compiled but once.
                 filled = np.resize(lightness, (BATCH, *lightness.shape[1:]))
@@ -216,10 +231,12 @@ def joined(
 
     frame, ab, filled = coloured
     with outcome.working("colour"):
-        rgb = colorizer.join(frame.pixels, ab, filled)
+        rgb = colorizer.merge(frame.pixels, ab, filled)
         picture = VideoFrame.from_ndarray(rgb, "rgb24").reformat(
-            format=context.pix_fmt, dst_colorspace=1, dst_color_range=ColorRange.MPEG,
+            format=context.pix_fmt,
+            dst_colorspace=1,
+            dst_color_range=ColorRange.MPEG,
             interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
-        )  # fmt: skip
+        )
     picture.pts, picture.duration, picture.time_base = frame.pts, frame.duration, context.time_base
     return frame.before, picture

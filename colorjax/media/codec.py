@@ -206,11 +206,20 @@ def write_tiff(file: BinaryIO, samples: np.ndarray, exif: bytes | None, dpi: Any
     kept.load(exif or b"")
     for tag in kept:
         tags[tag] = kept.get_ifd(tag) if tag in _SUB_IFDS else kept[tag]
-    tags.update({
-        256: width, 257: height, 258: (samples.itemsize * 8,) * channels, 259: 8,
-        262: 2 if channels > 2 else 1, 273: tuple(int(end) for end in np.cumsum([0, *sizes[:-1]])),
-        277: channels, 278: rows, 279: tuple(sizes), 317: 2,
-    })  # fmt: skip
+    tags.update(
+        {
+            256: width,
+            257: height,
+            258: (samples.itemsize * 8,) * channels,
+            259: 8,
+            262: 2 if channels > 2 else 1,
+            273: tuple(int(end) for end in np.cumsum([0, *sizes[:-1]])),
+            277: channels,
+            278: rows,
+            279: tuple(sizes),
+            317: 2,
+        }
+    )
     tags.update({338: 2} if channels in (2, 4) else {})
     tags.update({34675: srgb_profile()} if channels > 2 else {})
     tags.update({282: dpi[0], 283: dpi[1], 296: 2} if dpi else {})

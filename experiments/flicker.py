@@ -28,8 +28,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from colorjax import checkpoint, color, config, frames, steady, video
+from colorjax import checkpoint, color, config
 from colorjax.colorizer import Colorizer
+from colorjax.media import frames, temporal
+from colorjax.media.film import FilmError, open_film
 
 COLUMNS = ("psnr", "still", "cdc")
 _lab = jax.jit(lambda images: color.rgb_to_lab(images / 255.0))
@@ -37,7 +39,7 @@ _lab = jax.jit(lambda images: color.rgb_to_lab(images / 255.0))
 
 def decode(path: Path, limit: int) -> np.ndarray:
     """The film's first frames, uint8 `N H W 3`."""
-    film, stream = video.open_film(path)
+    film, stream = open_film(path)
     with film:
         shape = stream.height, stream.width
         found = frames.decoded(film, stream, [], shape, [], frames.Outcome())
@@ -51,11 +53,13 @@ def decode(path: Path, limit: int) -> np.ndarray:
 
 def predict(colorizer: Colorizer, film: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
     """The small copies' lightness `N rows columns`, their ab `N h w 2`, what of it is filled."""
-    small = [colorizer.shrink(frame) for frame in film]
+    small = [colorizer.to_network_input(frame) for frame in film]
     lightness = np.stack([light for light, _ in small])
     batches = (lightness[i : i + frames.BATCH] for i in range(0, len(film), frames.BATCH))
-    ab = [colorizer.predict(np.resize(batch, (frames.BATCH, *batch.shape[1:])))[0][: len(batch)]
-          for batch in batches]  # fmt: skip
+    ab = [
+        colorizer.predict(np.resize(batch, (frames.BATCH, *batch.shape[1:])))[0][: len(batch)]
+        for batch in batches
+    ]
     return lightness, np.concatenate(ab), small[0][1]
 
 
@@ -78,9 +82,14 @@ def measure(colorizer: Colorizer, film: np.ndarray, ab: np.ndarray, filled: tupl
     for frame, small in zip(film, ab, strict=True):
         box = (0, 0, filled[1] * ab.shape[2], filled[0] * ab.shape[1])
         planes = (Image.fromarray(np.ascontiguousarray(small[..., i])) for i in range(2))
-        full = np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC, box))
-                         for plane in planes], axis=-1)  # fmt: skip
-        coloured = colorizer.join(frame, small, filled)
+        full = np.stack(
+            [
+                np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC, box))
+                for plane in planes
+            ],
+            axis=-1,
+        )
+        coloured = colorizer.merge(frame, small, filled)
         lightness = np.asarray(_lab(frame))[..., 0]
         error.append(np.mean((coloured / 255.0 - frame / 255.0) ** 2))
         histograms.append([np.bincount(coloured[..., i].ravel(), minlength=256) for i in range(3)])
@@ -103,11 +112,11 @@ def cuts(films: dict[str, np.ndarray]) -> dict:
     for name, lightness in films.items():
         shaken = lightness * random.uniform(0.8, 1.2, (len(lightness), 1, 1))
         found[name] = {
-            key: round(max(map(steady.moved, values, values[1:])), 3)
+            key: round(max(map(temporal.moved, values, values[1:])), 3)
             for key, values in (("within", lightness), ("within, flickering", shaken))
         }
     for (one, a), (other, b) in itertools.combinations(films.items(), 2):
-        least = min(steady.moved(x, y) for x in a[::10] for y in b[::10])
+        least = min(temporal.moved(x, y) for x in a[::10] for y in b[::10])
         found[f"{one} / {other}"] = {"between": round(least, 3)}
     return found
 
@@ -122,7 +131,7 @@ def rows(
     yield "each frame alone", measure(colorizer, film, ab, filled)
     for a in least:
         for b in change:
-            steadied = np.stack(list(map(steady.Steady(a, b), lightness, ab)))
+            steadied = np.stack(list(map(temporal.Steady(a, b), lightness, ab)))
             yield f"steadied ({a:g}, {b:g})", measure(colorizer, film, steadied, filled)
 
 
@@ -133,10 +142,20 @@ def run(argv: list[str] | None) -> int:
     )
     parser.add_argument("films", nargs="+", type=Path, metavar="FILM", help="in colour")
     parser.add_argument("--weights", metavar="FILE", help="(default: those that come along)")
-    parser.add_argument("--least", type=float, nargs="+", default=[steady.LEAST],
-                        help=f"share a still place takes (default: {steady.LEAST})")  # fmt: skip
-    parser.add_argument("--change", type=float, nargs="+", default=[steady.CHANGE],
-                        help=f"of L*, to take most (default: {steady.CHANGE})")  # fmt: skip
+    parser.add_argument(
+        "--least",
+        type=float,
+        nargs="+",
+        default=[temporal.LEAST],
+        help=f"share a still place takes (default: {temporal.LEAST})",
+    )
+    parser.add_argument(
+        "--change",
+        type=float,
+        nargs="+",
+        default=[temporal.CHANGE],
+        help=f"of L*, to take most (default: {temporal.CHANGE})",
+    )
     parser.add_argument("--frames", type=int, default=300, help="at most (default: 300)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     options = parser.parse_args(argv)
@@ -154,8 +173,9 @@ def run(argv: list[str] | None) -> int:
         copies[path.name] = small[0]
         for name, row in rows(colorizer, film, small, options.least, options.change):
             report[path.name][name] = row
-            values = (f"{row[key]:8.3f}" if row[key] is not None else f"{'-':>8}"
-                      for key in COLUMNS)  # fmt: skip
+            values = (
+                f"{row[key]:8.3f}" if row[key] is not None else f"{'-':>8}" for key in COLUMNS
+            )
             print(f"{path.name:20}{name:24}" + " ".join(values), flush=True)
     report["cuts"] = cuts(copies)
     for name, row in report["cuts"].items():
@@ -169,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
         return run(argv)
-    except (config.ConfigError, video.FilmError, checkpoint.WeightsError, OSError) as error:
+    except (config.ConfigError, FilmError, checkpoint.WeightsError, OSError) as error:
         print(f"flicker.py: {error}", file=sys.stderr)
         return 2
 

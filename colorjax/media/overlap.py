@@ -7,7 +7,7 @@ from contextlib import closing
 from itertools import repeat
 
 
-def overlapped(function: Callable, items: Iterable, threads: int, most: int = 8) -> Generator:
+def map_ahead(function: Callable, items: Iterable, threads: int, most: int = 8) -> Generator:
     """`map` by threads of its own, in order, so many items ahead of whoever asks.
 
     Closed early, it waits for its threads, then closes the items: a film must not be closed while
@@ -27,8 +27,8 @@ def overlapped(function: Callable, items: Iterable, threads: int, most: int = 8)
             items.close()
 
 
-def ahead(items: Generator) -> Generator:
+def prefetch(items: Generator) -> Generator:
     """The same items, made by a thread of its own before they are asked for."""
     end = object()
-    with closing(items), closing(overlapped(lambda _: next(items, end), repeat(0), 1)) as steps:
+    with closing(items), closing(map_ahead(lambda _: next(items, end), repeat(0), 1)) as steps:
         yield from iter(lambda: next(steps), end)

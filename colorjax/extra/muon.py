@@ -25,7 +25,7 @@ def scale_by_muon() -> optax.GradientTransformation:
 
 def _kinds(params):
     def kind(path, parameter) -> str:
-        outer = getattr(path[0], "key", "") in ("stem", "head", "classifier")
+        outer = getattr(path[0], "key", "") in ("encoder", "stem", "head", "classifier")
         hidden = parameter.ndim == 4 and not outer and min(_sides(parameter)) >= 16
         return "muon" if hidden else "adam"
 

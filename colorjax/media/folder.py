@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from colorjax import files
 from colorjax.colorizer import Colorizer
+from colorjax.media import files
 
 # Pictures of one shape that the network takes at a time: always so many, if need be with copies,
 # so that each of the nine shapes is compiled but once.
@@ -73,7 +73,7 @@ def pairs(source: str | Path, target: str | Path) -> list[Pair]:
     return found
 
 
-def colorize(
+def colorize_folder(
     colorizer: Colorizer,
     todo: Iterable[Pair],
     quality: int = 95,
@@ -102,7 +102,7 @@ def colorize(
 
     def read(pair: Pair) -> _Shrunk:
         photograph = files.read(pair[0], max_megapixels)
-        return _Shrunk(pair[1], photograph, *colorizer.shrink(photograph.pixels))
+        return _Shrunk(pair[1], photograph, *colorizer.to_network_input(photograph.pixels))
 
     def predict(group: list[_Shrunk]) -> np.ndarray:
         lightness = np.stack([shrunk.lightness for shrunk in group])
@@ -110,7 +110,7 @@ def colorize(
 
     def write(shrunk: _Shrunk, ab: np.ndarray) -> tuple[str, ...]:
         photograph = shrunk.photograph
-        pixels = colorizer.join(photograph.pixels, ab, shrunk.filled)
+        pixels = colorizer.merge(photograph.pixels, ab, shrunk.filled)
         shrunk.target.parent.mkdir(parents=True, exist_ok=True)
         notes = files.write(shrunk.target, replace(photograph, pixels=pixels), quality, overwrite)
         return (*photograph.notes, *notes)

@@ -31,8 +31,10 @@ def _transforms(*points: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     results = len(points) - 1
     others = [[q for q in points if q != p] for p in points]
     picture = [[*np.poly(roots)[::-1], 0] for roots in others] + [np.poly(points)[::-1]]
-    kernel = [[p**i / np.prod(np.subtract(p, roots)) for i in range(3)]
-              for p, roots in zip(points, others, strict=True)] + [[0, 0, 1]]  # fmt: skip
+    kernel = [
+        [p**i / np.prod(np.subtract(p, roots)) for i in range(3)]
+        for p, roots in zip(points, others, strict=True)
+    ] + [[0, 0, 1]]
     result = [[p**i for p in points] + [i == results - 1] for i in range(results)]
     return np.round(picture, 12), np.round(kernel, 12), np.round(result, 12)
 
@@ -93,8 +95,9 @@ def kernel_gradient_of_few(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """
     height, width = x.shape[1:3]
     padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [padded[:, 2 - i : 2 - i + height, 2 - j : 2 - j + width]
-               for i in range(3) for j in range(3)]  # fmt: skip
+    shifted = [
+        padded[:, 2 - i : 2 - i + height, 2 - j : 2 - j + width] for i in range(3) for j in range(3)
+    ]
     products = jnp.einsum("bhwc,bhwsf->scf", x, jnp.stack(shifted, axis=3))
     return products.reshape(3, 3, *products.shape[1:])
 
@@ -179,5 +182,7 @@ def _transformed(matrix: np.ndarray, grid: jax.Array) -> jax.Array:
 
 def _combined(matrix: np.ndarray, parts: Sequence[jax.Array] | jax.Array):
     """Sums of the parts, one for each row of the matrix: its numbers are their factors."""
-    return [sum(c * part if c != 1 else part for c, part in zip(row, parts, strict=True) if c)
-            for row in matrix.tolist()]  # fmt: skip
+    return [
+        sum(c * part if c != 1 else part for c, part in zip(row, parts, strict=True) if c)
+        for row in matrix.tolist()
+    ]

@@ -19,12 +19,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from colorjax import codec
+from colorjax.media import codec
 
 _FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF",
-    ".webp": "WebP", ".bmp": "BMP", ".ppm": "PPM",
-}  # fmt: skip
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WebP",
+    ".bmp": "BMP",
+    ".ppm": "PPM",
+}
 OUTPUT_SUFFIXES = tuple(_FORMATS)
 SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm")
 _ORIENTATION = 274

@@ -1,0 +1,1 @@
+"""What only some runs need: Muon, adversarial training, CPU convolutions, several processes."""

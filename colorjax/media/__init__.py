@@ -1,0 +1,1 @@
+"""Files in and out: photographs, folders of them, films."""
