@@ -1,14 +1,18 @@
-"""Strict settings, four CPU devices, a cache of their own, and a small folder of photographs."""
+"""Four CPU devices, caches of the tests' own, and a small folder of photographs."""
 
 import os
 import signal
 import tempfile
+from pathlib import Path
 
-# Before jax starts: packed photographs and compiled programs of the tests stay among the tests,
-# shared by pytest's workers and the processes they start.
+# Before jax starts: packed photographs stay among the tests, shared by pytest's workers and the
+# processes they start; compiled programs are kept for the next time.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="colorjax-tests-")
     os.environ["XDG_CACHE_HOME"] = _CACHE.name
+_PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # in subprocesses too: sums are split by it
 
