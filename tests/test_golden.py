@@ -55,5 +55,5 @@ def test_three_steps_are_those_of_always(name):
     for key, expected in GOLDEN[name].items():
         # Adam divides by a gradient's size, so that rounding grows where gradients are near zero:
         # between two versions of jax biases, which begin at zero, differ by up to 8e-4.
-        rtol = 3e-6 if key.endswith("kernel") else 2e-3
+        rtol = 1e-5 if key.endswith("kernel") else 2e-3
         np.testing.assert_allclose(actual[key], expected, rtol=rtol, err_msg=key)
