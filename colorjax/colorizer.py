@@ -18,7 +18,7 @@ from PIL import Image
 
 from colorjax import checkpoint, color, model, palette
 from colorjax.model import NetworkConfig, Params
-from colorjax.palette import Decoding
+from colorjax.palette import AS_PREDICTED, Decoding
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
 
@@ -93,7 +93,7 @@ class Colorizer:
         rgb = colorizer(grey)  # uint8 H W → uint8 H W 3
     """
 
-    def __init__(self, params: Params, network: NetworkConfig, decoding: Decoding = Decoding()):
+    def __init__(self, params: Params, network: NetworkConfig, decoding: Decoding = AS_PREDICTED):
         """Hold parameters, the network they belong to, and how its output becomes colour.
 
         Raises:

@@ -182,7 +182,10 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and 16 <= value <= 2048
 
 
-def decode(output: jax.Array, head: str, decoding: Decoding = Decoding()) -> jax.Array:
+AS_PREDICTED = Decoding()
+
+
+def decode(output: jax.Array, head: str, decoding: Decoding = AS_PREDICTED) -> jax.Array:
     """A network's output → ab `B h w 2`, before it is fitted into the gamut.
 
     Args:
