@@ -1,16 +1,17 @@
 """Train a network to colour photographs: a folder of them in, a run directory out."""
 
-import dataclasses
 import math
+import signal
 import sys
 import time
+from contextlib import closing
+from typing import Any
 
 import jax
 
-from colorjax import batches, checkpoint, config, data, report, step, validation
+from colorjax import checkpoint, config, data, device, report, step
 from colorjax.config import ConfigError
-from colorjax.extra import distributed
-from colorjax.run import Run
+from colorjax.run import Run, open_run
 
 SAMPLES = 8  # photographs shown in grids and strip
 
@@ -19,146 +20,132 @@ class TrainingError(RuntimeError):
     """Why training stopped, as one sentence."""
 
 
+class Interrupt:
+    """Ctrl-C or SIGTERM asks the run to save and end; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        """Listen from now on."""
+        self.signal = 0
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, _frame: Any) -> None:
+        self.signal = number
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
 def train(run: Run) -> int:
     """The loop: steps, validations, checkpoints; the exit status."""
-    settings, state = run.settings, run.state
-    first, total = int(state.step), int(state.total_steps)
+    settings, first, total = run.config, int(run.state.step), run.total
     log_every = max(1, min(100, total // 200))
-    size = sum(parameter.size for parameter in jax.tree.leaves(state.params))
+    size = sum(parameter.size for parameter in jax.tree.leaves(run.state.params))
     print(
         f"{settings.network} network, {size:,} parameters, {settings.dtype} on "
         f"{run.split.mesh.size} {jax.default_backend()} device(s); {len(run.rows)} "
         f"photographs to train on, {run.validation.count} to validate; {total} steps of "
-        f"{settings.batch}"
-        + (f", the last {total - run.ordinary} beside a critic" if total > run.ordinary else "")
-        + (f", going on from step {first}" if first else "")
+        f"{settings.batch}" + (f", going on from step {first}" if first else "")
     )
-
-    interrupt, bar, text, done = distributed.Interrupt(), report.Bar("training"), "", first
-    waiting: list[tuple[int, dict[str, jax.Array]]] = []  # results still on the device
+    trunk = step.trunk_steps(total) if settings.schedule == "wsd" else -1
+    pending: list[tuple[int, dict[str, jax.Array]]] = []  # results still on the device
     losses: list[float] = []
-    critic: dict[str, float] = {}
-    since, steps_since = time.perf_counter(), first
+    others: dict[str, float] = {}  # what else the newest step reports
+    text, done, since, since_step = "", first, 0.0, first
 
     def collect(keep: int) -> None:
-        while len(waiting) > keep:
-            number, result = waiting.pop(0)
+        while len(pending) > keep:
+            number, result = pending.pop(0)
             losses.append(float(result["loss"]))
-            critic.update({"critic": float(result["critic"])} if "critic" in result else {})
+            names = result.keys() - {"loss", "gradient_norm"}
+            others.update({name: float(result[name]) for name in names})
             if not math.isfinite(losses[-1]):
                 raise TrainingError(f"the loss of step {number} is {losses[-1]}")
 
     # A run whose patience ended is complete; resumed, it has nothing left to do.
     last = first if out_of_patience(run) else total
-    examples = batches.batches(
+    batches = data.batches(
         run.pool, run.labels, run.rows, settings.batch, settings.seed, first, last, run.split
     )
     try:
-        if not first and run.is_adversarial(0):
-            validate(run, 0, "")  # what it starts from may be the best that it comes to
-        for images, labels in examples:
-            run.state, result = run.train_step(done)(run.config, run.state, images, labels)
-            done += 1
-            waiting.append((done, result))
-            collect(keep=1)  # a step behind, so that the device never waits for Python
-            if done % log_every == 0:
-                collect(keep=0)
-                pace = (done - steps_since) / (time.perf_counter() - since)
-                since, steps_since = time.perf_counter(), done
-                loss, pace = sum(losses) / len(losses), round(settings.batch * pace, 1)
-                losses.clear()
-                text = f"loss {loss:.5f}  {pace:.0f} images/s"
-                text += f"  critic {critic['critic']:.2f}" if critic else ""
-                report.log(run.out, step=done, loss=loss, images_per_second=pace, **critic)
-            bar.update(done, total, text)
-            # Once a step, since it may come at any moment.
-            asked = interrupt.asked(together=done % log_every == 0)
-            due = run.validates(done)
-            if due or asked:
-                collect(keep=0)
-                if not step.is_finite({"params": run.state.params, "critic": run.state.critic}):
-                    raise TrainingError(f"after step {done} the parameters are not finite")
-                value = None
-                if due:
-                    value = -validate(run, done, text)  # the lower the loss, the better
-                run.checkpoints.save(done, run.state, run.progress, value)
-                if out_of_patience(run):
-                    print(f"no improvement in {settings.patience} validations: stopping")
-                    break
-                since, steps_since = time.perf_counter(), done
-            if asked and done < total:
-                run.checkpoints.wait()
-                bar.close()
-                print(
-                    f"interrupted and saved at step {done}; go on with\n"
-                    f"  python train.py --out {run.out} --resume"
-                )
-                return 128 + asked
-        run.checkpoints.wait()
+        with (
+            closing(Interrupt()) as interrupt,
+            closing(report.Bar("training")) as bar,
+            closing(batches),
+        ):
+            if run.from_weights and not first:
+                validate(run, text)  # what it starts from may be the best that it comes to
+            for images, labels in batches:
+                run.state, result = run.algorithm.train_step(settings, run.state, images, labels)
+                done += 1
+                pending.append((done, result))
+                collect(keep=1)  # a step behind, so that the device never waits for Python
+                if done == first + 1:  # compilation is not its pace
+                    jax.block_until_ready(result)
+                    since, since_step = time.perf_counter(), done
+                if done % log_every == 0:
+                    collect(keep=0)
+                    line = {"step": done, "loss": sum(losses) / len(losses), **others}
+                    text = "  ".join(f"{k} {v:.5f}" for k, v in line.items() if k != "step")
+                    if done > since_step:
+                        pace = (done - since_step) / (time.perf_counter() - since)
+                        line["images_per_second"] = round(settings.batch * pace, 1)
+                        text += f"  {line['images_per_second']:.0f} images/s"
+                        since, since_step = time.perf_counter(), done
+                    losses.clear()
+                    report.log(run.out, **line)
+                bar.update(done, total, text)
+                asked = 0
+                if jax.process_count() == 1 or done % log_every == 0:
+                    asked = run.agree(interrupt.signal)
+                due = run.validates(done)
+                if due or asked or done == trunk:
+                    collect(keep=0)
+                    if not step.is_finite(run.state):
+                        raise TrainingError(f"after step {done} the parameters are not finite")
+                    if due:
+                        validate(run, text)
+                    run.save()
+                    if out_of_patience(run):
+                        print(f"no improvement in {settings.patience} validations: stopping")
+                        break
+                    since, since_step = time.perf_counter(), done
+                if asked and done < total:
+                    bar.close()
+                    print(
+                        f"interrupted and saved at step {done}; go on with\n"
+                        f"  python train.py --out {run.out} --resume"
+                    )
+                    return 128 + asked
     except TrainingError as error:
-        newest = run.checkpoints.newest()
-        kept = f"checkpoint {newest} is kept" if newest else "there is no checkpoint yet"
-        # What failed is the step before: the first with a critic has one behind it without.
-        lower = "--critic-lr" if run.is_adversarial(max(done - 1, 0)) else "--lr or --clip"
+        newest = run.out / "newest.safetensors"
+        kept = "there is no checkpoint yet"
+        if newest.exists():
+            kept = f"the state of step {checkpoint.read_steps(newest)[0]} is kept"
         raise TrainingError(
-            f"{error}; {kept}. Another run with a lower {lower} may get further"
+            f"{error}; {kept}. Another run with a lower --lr or --clip may get further"
         ) from None
-    finally:
-        examples.close()
-        bar.close()
-        interrupt.restore()
-        run.checkpoints.close()
     return finish(run)
 
 
 def out_of_patience(run: Run) -> bool:
-    """Whether validation has not improved for as long as the run shall wait.
-
-    In a run that has an adversarial phase, this is asked only there.
-    """
-    asked = run.progress["critic"] or not run.settings.adversarial
-    return asked and 0 < run.settings.patience <= run.progress["stale"]
+    """Whether validation has not improved for as long as the run shall wait."""
+    return 0 < run.config.patience <= run.progress["stale"]
 
 
-def validate(run: Run, done: int, text: str) -> float:
-    """Measure, show and log; keep the weights if they are the best so far. How bad they are."""
-    progress, share = run.progress, run.settings.colorfulness
-    ema = distributed.own(run.state.ema)
+def validate(run: Run, text: str) -> None:
+    """Measure, show and log; keep the weights if they are the best so far."""
+    done, asked = int(run.state.step), run.config.colorfulness
     try:
-        measured = run.validation.measure(ema, SAMPLES)
+        measured = run.validation.measure(step.local(run.state.ema), SAMPLES)
     except FloatingPointError as error:
         raise TrainingError(f"after step {done} {error}") from None
-    critic = run.is_adversarial(done)
-    if critic and not progress["critic"]:  # another measure begins, with what it starts from
-        progress.update(critic=True, best=math.inf, stale=0)
-    badness, figures = distributed.firsts(measured.badness(critic)), measured.figures()
-    better = badness < progress["best"]
-    progress["stale"] = 0 if better else progress["stale"] + 1
-    if better:
-        progress.update(best=badness, best_step=done)
-    if better and distributed.is_first():
-        summary = {
-            "preset": run.settings.preset,
-            "size": run.settings.size,
-            "batch": run.settings.batch,
-            "step": done,
-            "seed": run.settings.seed,
-            "photographs": len(run.rows),
-            "fine_tuned": bool(run.settings.init),
-            **figures,
-            "validation_photographs": run.validation.count,
-            "rarity_weights": [float(f"{w:.4g}") for w in distributed.own(run.state.rarity)],
-        }
-        checkpoint.save_weights(
-            run.out / "weights.safetensors", ema, dataclasses.asdict(run.config.network), summary
-        )
-    truth = run.validation.truth[:SAMPLES]
-    if distributed.is_first():
-        report.sample_grid(run.out, done, truth, measured.samples)
-    report.log(run.out, step=done, **figures)
-    more = f", {measured.psnr_calibrated:.2f} dB at {share:g} of it" if share else ""
-    if critic:
-        more += f", AuC {measured.auc:.2f} %"
+    better = run.keep_best(measured)
+    report.sample_grid(run.out, done, run.validation.truth[:SAMPLES], measured.samples)
+    report.log(run.out, step=done, **measured.figures())
+    more = f", {measured.psnr_calibrated:.2f} dB at {asked:g} of it" if asked else ""
     if measured.label_accuracy is not None:
         more += (
             f", {measured.label_accuracy:.0%} of labels right (chance {measured.label_chance:.0%})"
@@ -166,37 +153,19 @@ def validate(run: Run, done: int, text: str) -> float:
     print(
         f"step {done}: validation {measured.psnr:.2f} dB (grey {measured.psnr_grey:.2f}, "
         f"constant ab {measured.psnr_constant:.2f}) at {measured.colorfulness:.2f} of the "
-        f"truth's colourfulness{more}{'; the best so far' if better else ''}  {text}",
+        f"truth's colourfulness{more}, AuC {measured.auc:.2f} %"
+        f"{'; the best so far' if better else ''}  {text}",
         flush=True,
     )
-    return badness
 
 
 def finish(run: Run) -> int:
     """Say what was written and how to use it."""
-    if not distributed.is_first():
-        return 0
-    names = [
-        "weights.safetensors",
-        "log.jsonl",
-        "config.json",
-        "strip.png",
-        "samples",
-        "checkpoints",
-        *(["curves.png"] if report.curves(run.out) else []),
-    ]
-    what = f"{validation.FULL_COLOR:g}·|1 − colourfulness| − AuC"
-    what = what if run.progress["critic"] else "loss"
-    print(
-        f"best validation {what}: {run.progress['best']:.5g} at step "
-        f"{run.progress['best_step']}\nwrote"
-    )
-    for name in filter(lambda name: (run.out / name).exists(), names):
+    weights = run.out / "weights.safetensors"
+    print(f"the best weights are those of step {run.progress['best_step']}\nwrote")
+    for name in (weights.name, "newest.safetensors", "log.jsonl", "config.json", "strip.png"):
         print(f"  {run.out / name}")
-    print(
-        "colour a photograph with it:\n"
-        f"  python colorize.py in.jpg out.png --weights {run.out / names[0]}"
-    )
+    print(f"colour a photograph with it:\n  python colorize.py in.jpg out.png --weights {weights}")
     return 0
 
 
@@ -205,13 +174,18 @@ def main(argv: list[str] | None = None) -> int:
     given = vars(config.train_parser().parse_args(argv))
     try:
         together = [given.pop(name, None) for name in ("coordinator", "processes", "process")]
+        agree = _alone
         if any(value is not None for value in together):
+            from colorjax.extra import distributed  # needed by several processes alone
+
             distributed.join(*together)
+            given = distributed.silenced(given)
+            agree = distributed.max_over_processes
         else:
-            config.use_two_cores()
-        config.keep_memory()
-        config.use_compilation_cache()
-        return train(Run(*config.open_run(given, given.pop("resume", False))))
+            device.use_two_cpu_devices()
+        device.keep_memory()
+        device.use_compilation_cache()
+        return train(open_run(given, agree))
     except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -229,6 +203,10 @@ def main(argv: list[str] | None = None) -> int:
         print("train.py: interrupted at once, without saving", file=sys.stderr)
         return 130
     return 2
+
+
+def _alone(value: Any) -> Any:
+    return value
 
 
 if __name__ == "__main__":

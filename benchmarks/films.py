@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)
 
 import timing
 
-from colorjax import checkpoint, color, config
+from colorjax import checkpoint, color, config, device
 from colorjax.colorizer import Colorizer
 from colorjax.media import files, frames
 from colorjax.media.film import FilmError, colorize_film, open_film
@@ -124,7 +124,7 @@ def run(argv: list[str] | None) -> int:
         raise config.ConfigError(f"--frames {options.frames}: it must be 1 or more")
     if options.json and not options.json.parent.is_dir():
         raise config.ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
-    config.use_compilation_cache()
+    device.use_compilation_cache()
     colorizer = Colorizer.load(options.weights)
     report: dict = timing.device() | {"crf": options.crf, "rows": []}
     print(

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
 
-from colorjax import checkpoint, color, config, report
+from colorjax import checkpoint, color, config, device, report
 from colorjax.colorizer import Colorizer
 from colorjax.media import files
 
@@ -75,7 +75,7 @@ def run(argv: list[str] | None) -> int:
     if len(titles) != len(weights):
         raise config.ConfigError(f"--titles: {len(titles)} of them for {len(weights)} networks")
     files.check_output(options.out, overwrite=True)
-    config.use_compilation_cache()
+    device.use_compilation_cache()
     networks, rows = [Colorizer.load(path) for path in weights], []
     for path in options.photographs:
         pixels = files.read(path).pixels

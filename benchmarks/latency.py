@@ -82,11 +82,11 @@ def photograph(megapixels: float, suffix: str, repeats: int, weights: list[str])
 
 def folder(count: int, weights: str | None) -> dict:
     """Photographs/s of a folder, and of the network alone on batches of the same shape."""
-    from colorjax import config
+    from colorjax import device
     from colorjax.colorizer import Colorizer
     from colorjax.media import files, folder
 
-    config.use_compilation_cache()
+    device.use_compilation_cache()
     colorizer = Colorizer.load(weights)
     with tempfile.TemporaryDirectory() as place:
         source = Path(place, "in")

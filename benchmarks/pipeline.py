@@ -28,8 +28,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)
 import timing
 
 import train
-from colorjax import batches, config, data, step
-from colorjax.run import Run
+from colorjax import config, data, device, step
+from colorjax.run import open_run
 
 
 def make_photographs(folder: Path, count: int, side: int) -> None:
@@ -65,11 +65,10 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
         "--steps",
         "20000",
     ]
-    settings, _ = config.open_run(vars(config.train_parser().parse_args(argv)), False)
-    run = Run(settings, None)
+    run = open_run(vars(config.train_parser().parse_args(argv)))
     spare = jax.tree.map(jax.numpy.copy, run.state)
     arrays = run.pool.images, run.labels
-    examples = [batches.put(array, run.rows[:batch], run.split) for array in arrays]
+    examples = [data.device_put_rows(array, run.rows[:batch], run.split) for array in arrays]
 
     def bare(steps: int) -> float:
         nonlocal spare
@@ -80,7 +79,7 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
         return (time.perf_counter() - start) / steps
 
     loops, bares = [], []
-    gather = batches.batches
+    gather = data.batches
 
     def interleaved(*args):
         """The loop's batches; between its segments, while it waits, the bare steps."""
@@ -96,7 +95,7 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
                 start = time.perf_counter()
             yield batch_of
 
-    with mock.patch.object(batches, "batches", interleaved):
+    with mock.patch.object(data, "batches", interleaved):
         with mock.patch.object(train, "finish"):  # the run does not come to its end
             train.train(run)
     bares = bares[1:]
@@ -170,9 +169,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.pairs < 3:
         parser.error(f"--pairs {options.pairs}: it must be 3 or more")
     timing.check(parser, options)
-    config.use_compilation_cache()
-    config.keep_memory()
-    config.use_two_cores()
+    device.use_compilation_cache()
+    device.keep_memory()
+    device.use_two_cpu_devices()
     gpu = jax.default_backend() == "gpu"
     report = timing.device() | {
         "network": options.network,

@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)
 import measures
 import timing
 
-from colorjax import checkpoint, color, config, metrics, palette, report, step
+from colorjax import checkpoint, color, config, device, metrics, palette, report, validation
 from colorjax.colorizer import DEFAULT_WEIGHTS, Colorizer
 from colorjax.media import files
 
@@ -109,7 +109,9 @@ def constant(ab: np.ndarray) -> Answer:
 
     def answer(images: np.ndarray) -> np.ndarray:
         everywhere = jnp.broadcast_to(jnp.asarray(ab, jnp.float32), (len(images), 1, 1, 2))
-        return rounded(step.colour_up(color.lightness(images / np.float32(255)), everywhere))
+        return rounded(
+            validation.upsample_and_merge(color.lightness(images / np.float32(255)), everywhere)
+        )
 
     return answer
 
@@ -119,7 +121,7 @@ def oracle(images: np.ndarray) -> np.ndarray:
     lab = _lab(images)
     count, side = lab.shape[:2]
     ab = lab[..., 1:].reshape(count, side // 4, 4, side // 4, 4, 2).mean((2, 4))
-    return rounded(step.colour_up(lab[..., 0], ab))
+    return rounded(validation.upsample_and_merge(lab[..., 0], ab))
 
 
 def network(colorizer: Colorizer) -> Answer:
@@ -281,7 +283,7 @@ def run(argv: list[str] | None) -> int:
         files.check_output(options.gallery, overwrite=True)
     if options.json:
         files.check_output(options.json, overwrite=True, suffixes=(".json",))
-    config.use_compilation_cache()
+    device.use_compilation_cache()
     networks, used = {}, {}
     for path, name in names(options.weights):
         for size in options.working_size or [None]:

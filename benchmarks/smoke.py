@@ -22,7 +22,7 @@ import optax
 import timing
 from throughput import HEADS, settings_of
 
-from colorjax import config, model, step
+from colorjax import device, model, step
 from colorjax.extra import gan
 
 APART = 0.1  # ‖bfloat16 − float32‖ / ‖float32‖ of output and gradient: 8 bits, a dozen layers
@@ -32,8 +32,8 @@ STEPS = 10
 
 def check(preset: str, width: int, size: int, batch: int) -> bool:
     """Print a line; whether all went well."""
-    settings = replace(settings_of(preset, width, size, "float32"), film=0, ageing=0)
-    network, random = settings.network, np.random.default_rng(0)
+    settings = replace(settings_of(preset, width, size, "float32"), film=0, degradation=0)
+    network, random = settings.network_config, np.random.default_rng(0)
     side = size * 9 // 8
     coarse = random.integers(0, 256, (batch, 6, 6, 3)).astype(np.float32)
     images = jax.image.resize(coarse, (batch, side, side, 3), "linear").astype(jnp.uint8)
@@ -42,16 +42,18 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
         jax.tree.map, lambda p: p + 0.02 * random.standard_normal(p.shape, np.float32)
     )
     judged_too = preset == "gan"
-    judged = step.create_state(settings)
-    judged = replace(judged, critic=random_like(judged.critic))
+    algorithm = gan if judged_too else step
+    judged = algorithm.create_state(settings)
+    if judged_too:
+        judged = replace(judged, discriminator=random_like(judged.discriminator))
 
     def objective(params: dict, dtype: str) -> tuple[jax.Array, jax.Array]:
         typed = replace(settings, dtype=dtype)
-        lightness, target = step.examples(typed, jax.random.key(0), images)
+        lightness, target = step.make_inputs_and_targets(typed, jax.random.key(0), images)
         output = model.apply(params, network, lightness, jnp.dtype(dtype))
-        value = step.colour_loss(typed, output, target, judged.rarity).mean()
+        value = step.ordinary_loss(typed, (output, None), target, judged.bin_weights, None)
         if judged_too:
-            value += gan.adversarial_loss(typed, judged.critic, lightness, target, output)
+            value += gan.adversarial_loss(typed, judged.discriminator, lightness, target, output)
         return value, output.astype(jnp.float32)
 
     params = random_like(model.init(0, network))
@@ -63,18 +65,18 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
     of_gradient = float(optax.tree.norm(differences[1]) / optax.tree.norm(gradient))
 
     half = replace(settings, dtype="bfloat16")
-    train_step = (gan if judged_too else step).train_step
-    state, losses = step.create_state(half, 1000), []
+    train_step = algorithm.train_step
+    state, losses = algorithm.create_state(half, 1000), []
     for _ in range(STEPS):
         state, metrics = train_step(half, state, images)
         losses.append(float(metrics["loss"]))
     fine = (
         max(apart, of_gradient) < APART
         and abs(float(loss16 - loss)) < NEAR * abs(float(loss))
-        and bool(step.is_finite(state.params))
+        and bool(step.is_finite(state))
     )
     learnt = sum(losses[-3:]) < sum(losses[:3])  # each step crops anew
-    fine = fine and (bool(step.is_finite(state.critic)) if judged_too else learnt)
+    fine = fine and (judged_too or learnt)
     print(
         f"{preset:8} loss {float(loss):.5f} in float32, {float(loss16):.5f} in bfloat16; "
         f"output {apart:.4f} and gradient {of_gradient:.4f} apart; "
@@ -93,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=16, help="(default: 16)")
     options = parser.parse_args(argv)
     timing.check(parser, options)
-    config.use_compilation_cache()
+    device.use_compilation_cache()
     print(", ".join(f"{name} {value}" for name, value in timing.device().items()))
     results = [check(preset, options.width, options.size, options.batch) for preset in HEADS]
     return 0 if all(results) else 1

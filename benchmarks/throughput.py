@@ -34,7 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from colorjax import colorizer, config, model, step
+from colorjax import colorizer, config, device, model, step
+from colorjax.config import TrainConfig
 from colorjax.extra import gan
 from colorjax.palette import Decoding
 
@@ -50,14 +51,17 @@ def network_of(preset: str, width: int) -> model.NetworkConfig:
     return model.NetworkConfig("unet", width, HEADS[preset])
 
 
-def settings_of(preset: str, width: int, size: int, dtype: str) -> step.StepConfig:
-    """A preset's training step, as `train.py` has it; of `gan` the adversarial phase."""
+def settings_of(preset: str, width: int, size: int, dtype: str) -> TrainConfig:
+    """A preset's training step, as `train.py` has it; of `gan` the discriminator's, too."""
     default, sets = config.TrainConfig, config.PRESETS[preset]
-    return step.StepConfig(
-        network_of(preset, width),
+    network = network_of(preset, width)
+    return TrainConfig(
+        preset=preset,
+        network=network.kind,
+        head=network.head,
+        width=width,
         size=size,
         dtype=dtype,
-        adversarial=float(preset == "gan"),
         optimizer=sets.get("optimizer", default.optimizer),
         lr=sets.get("lr", default.lr),
     )
@@ -121,12 +125,13 @@ def case(
     if mode == "train":
         side = size * 9 // 8
         settings = settings_of(preset, options.width, size, dtype)
-        train_step = (gan if settings.adversarial else step).train_step
+        algorithm = gan if preset == "gan" else step
+        train_step = algorithm.train_step
         data = [random.integers(0, 256, (batch, side, side, 3), np.uint8) for _ in range(2)]
-        state = jax.device_put(step.create_state(settings), whole)
+        state = jax.device_put(algorithm.create_state(settings), whole)
         sets = [jax.device_put(images, split) for images in data]
         plain = replace(settings, optimizer="adamw")  # Muon's own products do not count
-        work = flops.count(partial(train_step, plain), step.create_state(plain), sets[0])
+        work = flops.count(partial(train_step, plain), algorithm.create_state(plain), sets[0])
         program, seconds, memory = compiled(train_step, settings, state, sets[0])
         again = None if at is None else jax.device_put(jnp.int32(at), whole)
 
@@ -335,8 +340,8 @@ def main(argv: list[str] | None = None) -> int:
         options.width, options.seconds, options.repeats = 16, 0.5, 3
         options.objectives_batch = 0
     timing.check(parser, options)
-    config.keep_memory()
-    config.use_two_cores()  # and no cache of compiled programs: how long that takes is reported
+    device.keep_memory()
+    device.use_two_cpu_devices()  # no cache of programs: how long that takes is reported
     if options.devices > jax.device_count():
         parser.error(f"--devices {options.devices}: this machine has {jax.device_count()}")
     about = timing.device() | {"devices": options.devices or jax.device_count()}

@@ -28,7 +28,7 @@ import timing
 from jax.profiler import ProfileData
 from throughput import HEADS, settings_of
 
-from colorjax import config, step
+from colorjax import device, step
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \(?([a-z]\w*\[[\d,]*\])")
 _PATH = re.compile(r'op_name="([^"]*)"')
@@ -98,8 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all of them")
     options = parser.parse_args(argv)
     timing.check(parser, options)
-    config.use_compilation_cache()
-    config.keep_memory()
+    device.use_compilation_cache()
+    device.keep_memory()
     about = timing.device()
     dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     settings = settings_of(options.preset, options.width, options.size, dtype)

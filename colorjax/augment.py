@@ -2,7 +2,7 @@
 
 Everything happens inside the jitted step, to whole batches, from one random key: sRGB pictures
 `B H W 3` in 0…1, lightness `B H W` in 0…100. Real old photographs should lie within what the
-network has seen, hence film response and ageing; what it is asked for stays the true colour.
+network has seen, hence film response and degradation; what it is asked for stays the true colour.
 """
 
 import jax
@@ -28,31 +28,31 @@ def random_crops(key: jax.Array, images: Array, size: int) -> jax.Array:
         jax.random.uniform(k, (len(images),)) for k in jax.random.split(key, 4)
     )
     scales = size / (source * (0.5 + 0.5 * lengths))
-    moved = (size - scales * source)[:, None] * jnp.stack([tops, lefts], axis=1)
+    offsets = (size - scales * source)[:, None] * jnp.stack([tops, lefts], axis=1)
 
-    def crop(image: jax.Array, scale: jax.Array, moved: jax.Array) -> jax.Array:
+    def crop(image: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
         shape, scale = (size, size, 3), jnp.stack([scale, scale])
-        return jax.image.scale_and_translate(image, shape, (0, 1), scale, moved, "linear")
+        return jax.image.scale_and_translate(image, shape, (0, 1), scale, offset, "linear")
 
-    crops = jax.vmap(crop)(jnp.asarray(images) / 255, scales, moved)
+    crops = jax.vmap(crop)(jnp.asarray(images) / 255, scales, offsets)
     return jnp.where(mirror[:, None, None, None] < 0.5, crops, crops[:, :, ::-1])
 
 
-def _chosen(key: jax.Array, batch: int, share: float) -> jax.Array:
-    return jax.random.uniform(key, (batch, 1, 1)) < share
+def _chosen(key: jax.Array, batch: int, probability: float) -> jax.Array:
+    return jax.random.uniform(key, (batch, 1, 1)) < probability
 
 
-def film_lightness(key: jax.Array, rgb: Array, share: float) -> jax.Array:
+def film_lightness(key: jax.Array, rgb: Array, probability: float) -> jax.Array:
     """Lightness `B H W` as a film would have recorded it.
 
-    A share of the pictures is seen through a random mix of linear R, G and B instead of the eye's
-    luminance: film before the 1920s was blind to red, later film had other weaknesses.
+    With this probability a picture is seen through a random mix of linear R, G and B instead of
+    the eye's luminance: film before the 1920s was blind to red, later film had other weaknesses.
     """
     choose, mix = jax.random.split(key)
     weights = jax.random.dirichlet(mix, jnp.array([0.6, 1.0, 1.0]), (len(rgb),))
     exposed = jnp.einsum("bhwc,bc->bhw", color.srgb_to_linear(rgb), weights)
     film = color.grey_lightness(color.linear_to_srgb(exposed))
-    return jnp.where(_chosen(choose, len(rgb), share), film, color.lightness(rgb))
+    return jnp.where(_chosen(choose, len(rgb), probability), film, color.lightness(rgb))
 
 
 def _block_noise(lightness: Array, step: jax.Array) -> jax.Array:
@@ -73,11 +73,11 @@ def _block_noise(lightness: Array, step: jax.Array) -> jax.Array:
     return blocks.reshape(batch, rows * 8, columns * 8)[:, :height, :width]
 
 
-def age(key: jax.Array, lightness: Array, share: float) -> jax.Array:
+def degrade(key: jax.Array, lightness: Array, probability: float) -> jax.Array:
     """Lightness `B H W` in 0…100 as an old print and its scan would show it.
 
-    Each of a soft lens, a faded print, grain and a scan's compression befalls a share of the
-    pictures, independently.
+    A soft lens, a faded print, grain and a scan's compression each come with this probability,
+    independently.
     """
     batch = len(lightness)
     keys = iter(jax.random.split(key, 10))
@@ -85,20 +85,20 @@ def age(key: jax.Array, lightness: Array, share: float) -> jax.Array:
     def amount(low: float, high: float) -> jax.Array:
         return jax.random.uniform(next(keys), (batch, 1, 1), minval=low, maxval=high)
 
-    def befall(aged: jax.Array, lightness: Array) -> jax.Array:
-        return jnp.where(_chosen(next(keys), batch, share), aged, lightness)
+    def apply_with_probability(degraded: jax.Array, lightness: Array) -> jax.Array:
+        return jnp.where(_chosen(next(keys), batch, probability), degraded, lightness)
 
     side = amount(0, 0.3)  # weight of each neighbour in a 3 × 3 binomial-like blur
     padded = jnp.pad(lightness, ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows = padded[:, 1:-1] + side * (padded[:, :-2] + padded[:, 2:])
     soft = rows[:, :, 1:-1] + side * (rows[:, :, :-2] + rows[:, :, 2:])
-    lightness = befall(soft / (1 + 2 * side) ** 2, lightness)
+    lightness = apply_with_probability(soft / (1 + 2 * side) ** 2, lightness)
 
     black, white = amount(0, 25), amount(75, 100)
-    lightness = befall(black + (white - black) / 100 * lightness, lightness)
+    lightness = apply_with_probability(black + (white - black) / 100 * lightness, lightness)
 
     grain = jax.random.normal(next(keys), lightness.shape)
-    lightness = befall(lightness + amount(0, 6) * grain, lightness)
+    lightness = apply_with_probability(lightness + amount(0, 6) * grain, lightness)
 
-    lightness = befall(_block_noise(lightness, amount(1, 8)), lightness)
+    lightness = apply_with_probability(_block_noise(lightness, amount(1, 8)), lightness)
     return jnp.clip(lightness, 0, 100)

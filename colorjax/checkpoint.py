@@ -1,24 +1,18 @@
-"""Weights in one file, and training state that can be resumed.
+"""Weights and resumable training state, each in one file.
 
-Weights are safetensors: parameters under their dotted names, and in the header, as JSON, the
-network's configuration, how its output becomes colour and a summary of how it was trained, so that
-one file is enough. They are data, never code. Training state is kept by orbax, atomically and asynchronously; orbax is
-imported only there, so that colouring a photograph never loads it.
+Both are safetensors: arrays under their dotted names, and a header of JSON. Of weights it holds
+the network's configuration, how its output becomes colour and a summary of how it was trained, so
+that one file is enough; of a state, how far the run has come. They are data, never code. A file
+appears whole or not at all.
 """
 
-import contextlib
 import json
-import logging
 import os
-import shutil
-from collections.abc import Iterator
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -26,6 +20,8 @@ import safetensors.numpy
 from colorjax import model
 from colorjax.model import NetworkConfig
 from colorjax.palette import Decoding
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
 
 Tree = dict[str, Any]
 
@@ -37,7 +33,7 @@ class WeightsError(ValueError):
 _name = partial(jax.tree_util.keystr, simple=True, separator=".")
 
 
-def _flat(tree: Tree) -> Tree:
+def _flat(tree: Any) -> Tree:
     return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
@@ -66,10 +62,23 @@ def save_weights(
         values, weights = dict(vars(decoding)), decoding.bin_weights
         values["bin_weights"] = None if weights is None else [float(f"{w:.6g}") for w in weights]
         header["decoding"] = values
-    metadata = {name: json.dumps(value) for name, value in header.items()}
-    temporary = Path(f"{path}.tmp{os.getpid()}")
+    _write(Path(path), tensors, header)
+
+
+def _write(path: Path, tensors: Tree, header: Tree, previous: Path | None = None) -> None:
+    """Write a file beside its place, and move it there once it is on the disk.
+
+    What was there is moved to `previous`, or replaced.
+    """
+    content = safetensors.numpy.save(tensors, {k: json.dumps(v) for k, v in header.items()})
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
-        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -143,11 +152,31 @@ def load_weights(path: str | Path, expected: Tree) -> Tree:
     Raises:
         WeightsError: a part is missing, is one too many, has another shape or is not finite.
     """
-    shapes = _flat(expected)
+    return _fitted(path, _read(path), expected)
+
+
+def load_encoder(path: str | Path, expected: Tree) -> Tree:
+    """Read an encoder's parameters, from a file of them alone or from a network's weights.
+
+    Raises:
+        WeightsError: as `load_weights`.
+    """
+    tensors, prefix = _read(path), "encoder."
+    inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return _fitted(path, inner or tensors, expected)
+
+
+def _read(path: str | Path) -> Tree:
     try:
-        tensors = safetensors.numpy.load_file(path)
+        return safetensors.numpy.load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"{path} does not exist") from None
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} is not a file of weights: {error}") from None
+
+
+def _fitted(path: str | Path, tensors: Tree, expected: Tree) -> Tree:
+    shapes = _flat(expected)
     for name in shapes.keys() ^ tensors.keys():
         what = "lacks" if name in shapes else "holds a part that its network has not:"
         raise WeightsError(f"{path} {what} {name}")
@@ -165,104 +194,52 @@ def load_weights(path: str | Path, expected: Tree) -> Tree:
     return jax.device_put(jax.tree.map_with_path(lambda path, _: tensors[_name(path)], expected))
 
 
-@contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
-    """A full disk reaches us as one of many exceptions of orbax and tensorstore."""
-    try:
-        yield
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise OSError(f"a checkpoint could not be written: {first}") from error
+State = TypeVar("State")
 
 
-class Checkpoints:
-    """Training states in a directory: the newest and the best are kept.
+def save_state(path: str | Path, state: Any, progress: Tree) -> None:
+    """Write a training state, a pytree of arrays, and how far its run has come, JSON.
 
-    Saving copies the state and writes in the background; a checkpoint appears whole or not at all.
+    The state before it stays beside it as `previous.safetensors`, for a disk that damages files.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written; what was there is intact.
     """
+    path = Path(path)
+    tensors = {name: np.asarray(leaf) for name, leaf in _flat(state).items()}
+    _write(path, tensors, {"progress": progress}, path.with_name("previous.safetensors"))
 
-    def __init__(self, directory: str | Path):
-        """Open or create the directory."""
-        import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers as managers
 
-        self._ocp = ocp
-        # It warns of checkpoints without a value, which an interrupted run makes on purpose, and
-        # prints tracebacks of its threads' faults, which `save` and `wait` raise.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+def read_steps(path: str | Path) -> tuple[int, int]:
+    """The steps done of a saved state, and those of its whole run.
 
-        value = itemgetter("value")
-        # Both: keeping only the best would delete the newest, and a resume would go back to it.
-        best = managers.BestN(n=1, get_metric_fn=value, keep_checkpoints_without_metrics=False)
-        keep = managers.AnyPreservationPolicy([managers.LatestN(1), best])
-        # best_fn, too: without it values are not written, and after a resume there is no best.
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, best_fn=value, cleanup_tmp_directories=True
-        )
-        self._directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+    Raises:
+        WeightsError: it is no training state, or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return int(file.get_tensor("step")), int(file.get_tensor("total_steps"))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} is not a training state: {error}") from None
 
-    def newest(self) -> int | None:
-        """The step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, progress: Tree, value: float | None = None) -> None:
-        """Save in the background what decides the future.
+def restore_state(path: str | Path, like: State) -> tuple[State, Tree]:
+    """A state and its run's progress, placed and shaped as the pytree `like`.
 
-        Args:
-            step: of the state.
-            state: a pytree of arrays.
-            progress: JSON.
-            value: what validation said of this state, higher is better; None without validation.
+    Raises:
+        WeightsError: there is no such file, or it is damaged, or another version's.
+    """
+    tensors, expected = _read(path), _flat(like)
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            progress = json.loads(file.metadata()["progress"])
+    except (KeyError, TypeError, ValueError):
+        raise WeightsError(f"{path} is not a training state") from None
+    kinds = ({k: (v.shape, str(v.dtype)) for k, v in of.items()} for of in (tensors, expected))
+    if next(kinds) != next(kinds):
+        raise WeightsError(f"{path} is the state of another network or of another version")
 
-        Raises:
-            OSError: the disk is full, or this or the checkpoint before could not be written.
-        """
-        ocp = self._ocp
-        self.wait()
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._directory).free
-        if free < needed:
-            raise OSError(
-                f"{self._directory} has {free / 1e6:.0f} MB free, a checkpoint needs "
-                f"{needed / 1e6:.0f} MB"
-            )
-        # A copy, since the next step is given the state's memory while this is being written.
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
-            progress=ocp.args.JsonSave(progress),
-        )
-        metrics = None if value is None else {"value": value}
-        with _as_os_error():
-            self._manager.save(step, args=items, metrics=metrics, force=True)
+    def placed(path: tuple, leaf: Any) -> Any:
+        return jax.device_put(tensors[_name(path)], leaf.sharding)
 
-    def restore(self, step: int, like: Any) -> tuple[Any, Tree]:
-        """The state and progress saved at a step, placed and shaped as the pytree `like`.
-
-        Raises:
-            WeightsError: the checkpoint is damaged, or another version's.
-        """
-        ocp = self._ocp
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()
-        )
-        try:
-            restored = self._manager.restore(step, args=items)
-        except Exception as error:  # of many kinds, and long
-            damaged = self._directory / str(step)
-            raise WeightsError(
-                f"the checkpoint {damaged} is damaged, or of another version of colorjax: remove "
-                "that folder to go on from the one before it, or start another run with --init"
-            ) from error
-        return restored["state"], restored["progress"]
-
-    def wait(self) -> None:
-        """Wait until everything saved is on disk; raises OSError if it could not be written."""
-        with _as_os_error():
-            self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Wait as `wait` does, then release the directory."""
-        with _as_os_error():
-            self._manager.close()
+    return jax.tree.map_with_path(placed, like), progress

@@ -10,7 +10,7 @@ from pathlib import Path
 # Colouring one photograph: XLA's chatter about the machine is of no use to anyone.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from colorjax import config
+from colorjax import device
 from colorjax.checkpoint import WeightsError
 from colorjax.colorizer import Colorizer, confidence_map
 from colorjax.config import ConfigError
@@ -226,7 +226,7 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
 
 def load(options: argparse.Namespace) -> Colorizer:
     """The network that the command line asks for."""
-    config.use_compilation_cache()
+    device.use_compilation_cache()
     return Colorizer.load(
         options.weights,
         options.working_size,

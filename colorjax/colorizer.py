@@ -17,10 +17,9 @@ import numpy as np
 from PIL import Image
 
 from colorjax import checkpoint, color, model, palette
+from colorjax.checkpoint import DEFAULT_WEIGHTS
 from colorjax.model import NetworkConfig, Params
 from colorjax.palette import AS_PREDICTED, Decoding
-
-DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
 
 _PIECE = 1 << 16  # pixels joined with their colour at a time: one compiled program for any size
 _STRETCH = 1.1  # how far a picture's aspect may be changed to fill a working shape

@@ -1,212 +1,259 @@
-"""A training run's configuration, its presets, and the two command lines."""
+"""A training run's configuration: each option declared once; its presets and its command line."""
 
 import argparse
-import contextlib
-import ctypes
 import dataclasses
-import json
-import os
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from colorjax import checkpoint
 from colorjax.model import NetworkConfig
 
-# Of glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX.
-_MALLOPT = {-1: -1, -4: 0, -8: 1}
-
-
-def cache_directory() -> Path:
-    """Where packed photographs and compiled programs are kept, and may be deleted at any time.
-
-    `$XDG_CACHE_HOME/colorjax`, by default `~/.cache/colorjax`.
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "colorjax"
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless the user has set a place for them."""
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def use_two_cores() -> None:
-    """Let JAX see a CPU as two devices, before it looks, unless the user has said how many.
-
-    One device leaves a core idle for a quarter of a training step, much of which does not divide.
-    """
-    said = jax.config.values["jax_num_cpu_devices"] >= 0
-    said = said or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not said and (os.cpu_count() or 1) > 1:
-        with contextlib.suppress(RuntimeError):  # it has looked already
-            jax.config.update("jax_num_cpu_devices", 2)
-
-
-def keep_memory() -> None:
-    """Let a process keep the memory that it frees: on Linux with glibc; elsewhere nothing happens.
-
-    Else the next training step on a CPU faults each page in again: an eighth of its time.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in _MALLOPT.items():
-            mallopt(parameter, value)
+Range = tuple[Callable[[Any], bool], str]  # what holds of a value, and that in words
 
 
 class ConfigError(ValueError):
     """What is wrong with the arguments, as one sentence."""
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _option(
+    default: Any,
+    help: str,
+    range: Range | None = None,
+    choices: tuple[str, ...] = (),
+    step: bool = False,
+) -> Any:
+    """An option of the command line; `step` says that the jitted step depends on it."""
+    metadata = {"help": help, "range": range, "choices": choices}
+    return field(default=default, compare=step, metadata=metadata)
+
+
+_POSITIVE: Range = (lambda v: 0 < v < inf, "above 0")
+_NOT_NEGATIVE: Range = (lambda v: 0 <= v < inf, "0 or more")
+_FRACTION: Range = (lambda v: 0 <= v <= 1, "between 0 and 1")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run does; `config.json` in its directory."""
+    """Everything that decides what a training run does; `config.json` in its directory.
+
+    It is the jitted step's static argument: two are equal, and share a compiled step, where all
+    that the step depends on is equal.
+    """
 
     data: str = _option("", "folder of colour photographs, of any nesting")
     out: str = _option("", "run directory to write (default: runs/PRESET)")
     preset: str = _option(
-        "vivid", "a set of defaults for the options below", ("paper", "unet", "vivid", "gan")
+        "vivid",
+        "a set of defaults for the options below",
+        choices=("paper", "unet", "vivid", "gan"),
     )
+    init: str = _option(
+        "",
+        "weights to start from, 'none' to start from nothing (default: those that ship, in presets "
+        "vivid and gan)",
+    )
+    encoder: str = _option("", "file of encoder weights to start a new decoder on")
     network: str = _option(
-        "unet",
-        "the paper's network, a U-Net, or a decoder on a pretrained encoder",
-        ("paper", "unet", "lite"),
+        "lite",
+        "a decoder on a pretrained encoder, a U-Net, or the paper's network",
+        choices=("lite", "unet", "paper"),
+        step=True,
     )
-    head: str = _option("bins", "what it predicts: ab, or which of 261 colours", ("ab", "bins"))
-    width: int = _option(64, "channels of the first level; 32 is 3 times as fast")
-    size: int = _option(64, "pixels a side that the network is trained on")
-    batch: int = _option(64, "photographs a step")
-    epochs: float = _option(30, "passes over the photographs")
-    steps: int = _option(0, "steps, instead of --epochs")
-    minutes: float = _option(0, "time to fill, instead of --epochs")
-    rarity: float = _option(
-        0.5, "weight of rare colours: 0 as often as they occur, 0.95 nearly as the rest"
+    head: str = _option(
+        "bins", "what it predicts: ab, or which of 261 colours", choices=("ab", "bins"), step=True
     )
-    huber: float = _option(1.0, "weight of the decoded colour's error, beside cross-entropy")
+    width: int = _option(
+        48,
+        "channels of the finest level",
+        (lambda v: v % 16 == 0 and 16 <= v <= 512, "a multiple of 16 from 16 to 512"),
+        step=True,
+    )
+    size: int = _option(
+        128,
+        "pixels a side that the network is trained on",
+        (lambda v: v % 16 == 0 and 0 < v <= 1024, "a multiple of 16 up to 1024"),
+        step=True,
+    )
+    batch: int = _option(64, "photographs a step", _POSITIVE)
+    epochs: float = _option(30, "passes over the photographs", _POSITIVE)
+    steps: int = _option(
+        0, "steps, instead of --epochs", (lambda v: 0 <= v < 2**31, "0 or more and below 2^31")
+    )
+    minutes: float = _option(0, "time to fill, instead of --epochs", _NOT_NEGATIVE)
+    class_balance: float = _option(
+        0.5,
+        "weight of rare colours: 0 as often as they occur, 0.95 nearly as the rest",
+        # At 1 a colour that no photograph of the sample shows would count without bound.
+        (lambda v: 0 <= v <= 0.95, "between 0 and 0.95"),
+    )
+    huber: float = _option(
+        1.0, "weight of the decoded colour's error, beside cross-entropy", _NOT_NEGATIVE, step=True
+    )
     labels: bool = _option(
         False, "learn what a photograph shows, too: the name of its folder, the first below --data"
     )
-    adversarial: float = _option(0.0, "share of the run, its last, with an adversarial network")
-    critic_weight: float = _option(1.0, "of what the adversarial network says")
-    critic_lr: float = _option(8e-4, "its learning rate; the network's beside it is a quarter")
     colorfulness: float = _option(
-        0.6, "share of the truth's that colours are calibrated to; 0: as predicted"
+        0.6, "fraction of the truth's that colours are calibrated to; 0: as predicted", _FRACTION
     )
-    optimizer: str = _option("muon", "RMSprop is older recipes'", ("muon", "adamw", "rmsprop"))
-    lr: float = _option(2e-3, "highest learning rate (default: 0.002 with Muon, else 0.001)")
-    encoder_lr: float = _option(4e-4, "of the pretrained encoder; 0: frozen")
-    frozen_blocks: int = _option(0, "of the encoder's 16 blocks, the first ones, left as they are")
+    optimizer: str = _option(
+        "muon", "RMSprop is older recipes'", choices=("muon", "adamw", "rmsprop"), step=True
+    )
+    lr: float = _option(
+        1e-3,
+        "highest learning rate (default: 0.001; unet 0.002, paper 0.0003)",
+        _POSITIVE,
+        step=True,
+    )
+    encoder_lr: float = _option(
+        2e-4,
+        "that of the pretrained encoder, 0 freezes it (default: a fifth of --lr)",
+        _NOT_NEGATIVE,
+        step=True,
+    )
+    frozen_blocks: int = _option(
+        0,
+        "of the encoder's 16 blocks, how many stay as they are, from the first",
+        (lambda v: 0 <= v <= 16, "from 0 to 16"),
+        step=True,
+    )
     schedule: str = _option(
-        "cosine",
-        "of the rate: a cosine to zero, or constant and falling over the last tenth",
-        ("cosine", "wsd"),
+        "wsd",
+        "of the rate: constant, then falling over the last tenth; or a cosine to zero",
+        choices=("wsd", "cosine"),
+        step=True,
     )
-    weight_decay: float = _option(0.01, "of kernels")
-    clip: float = _option(1.0, "largest gradient norm")
-    film: float = _option(0.3, "share of photographs seen as old film would have recorded them")
-    ageing: float = _option(0.2, "share of photographs faded, grained, blurred or compressed")
-    min_colorfulness: float = _option(15, "photographs less colourful than this are left out")
-    seed: int = _option(0, "of everything random")
-    init: str = _option("", "weights to start from: fine-tuning")
-    val: str = _option("", "folder of photographs to validate on, instead of a share of --data")
-    val_fraction: float = _option(0.02, "share of --data kept for validation")
-    validate_every: int = _option(0, "steps between validations (default: a 20th of the run)")
-    patience: int = _option(0, "stop after as many validations without improvement; 0: never")
+    weight_decay: float = _option(0.01, "of kernels", _NOT_NEGATIVE, step=True)
+    clip: float = _option(1.0, "largest gradient norm", _POSITIVE, step=True)
+    film: float = _option(
+        0.3,
+        "fraction of photographs seen as old film would have recorded them",
+        _FRACTION,
+        step=True,
+    )
+    degradation: float = _option(
+        0.2, "fraction of photographs faded, grained, blurred or compressed", _FRACTION, step=True
+    )
+    min_colorfulness: float = _option(
+        15, "photographs less colourful than this are left out", _NOT_NEGATIVE
+    )
+    seed: int = _option(
+        0, "of everything random", (lambda v: 0 <= v < 2**32, "0 or more and below 2^32"), step=True
+    )
+    val: str = _option("", "folder of photographs to validate on, instead of a part of --data")
+    val_fraction: float = _option(
+        0.02,
+        "fraction of --data kept for validation, 256 photographs at most",
+        (lambda v: 0 < v < 1, "above 0 and below 1"),
+    )
+    validate_every: int = _option(
+        0, "steps between validations (default: a 20th of the run)", _NOT_NEGATIVE
+    )
+    patience: int = _option(
+        0, "stop after as many validations without improvement; 0: never", _NOT_NEGATIVE
+    )
     dtype: str = _option(
         "auto",
         "of the network's computation; auto: bfloat16 on a GPU",
-        ("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16"),
+        step=True,
     )
     devices: int = _option(
         0,
         "devices to split each batch over (default: all GPUs; a CPU is two, "
         "where the batch is even)",
+        _NOT_NEGATIVE,
     )
+    label_names: tuple[str, ...] = ()  # what the photographs' folders are called, with --labels
 
     def __post_init__(self) -> None:
         """Check ranges: ConfigError names the option, its value and what it may be."""
-        positive = ("size", "batch", "epochs", "lr", "clip", "critic_lr")
-        zero_or_more = (
-            "steps",
-            "minutes",
-            "weight_decay",
-            "min_colorfulness",
-            "seed",
-            "patience",
-            "validate_every",
-            "devices",
-            "huber",
-            "critic_weight",
-            "encoder_lr",
-            "frozen_blocks",
-        )
-        shares = ("film", "ageing", "colorfulness", "adversarial")
-        for names, holds, what in (
-            (positive, lambda v: 0 < v < float("inf"), "above 0"),
-            (zero_or_more, lambda v: 0 <= v < float("inf"), "0 or more"),
-            (shares, lambda v: 0 <= v <= 1, "between 0 and 1"),
-            (("val_fraction",), lambda v: 0 < v < 1, "above 0 and below 1"),
-            # At 1 a colour that no photograph of the sample shows would count without bound.
-            (("rarity",), lambda v: 0 <= v <= 0.95, "between 0 and 0.95"),
-            (("size",), lambda v: v % 16 == 0 and v <= 1024, "a multiple of 16 up to 1024"),
-            (("seed",), lambda v: v < 2**32, "below 2^32"),
-            (("steps",), lambda v: v < 2**31, "below 2^31"),
-        ):
-            for name in names:
-                if not holds(getattr(self, name)):
-                    raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be {what}")
-        for name in ("rarity", "huber"):
+        object.__setattr__(self, "label_names", tuple(self.label_names))  # JSON knows lists only
+        for option in dataclasses.fields(self):
+            holds, what = option.metadata.get("range") or (lambda v: True, "")
+            if not holds(value := getattr(self, option.name)):
+                raise ConfigError(f"{flag(option.name)} {value}: it must be {what}")
+        for name in ("class_balance", "huber"):
             if self.head == "ab" and getattr(self, name) != getattr(TrainConfig, name):
                 raise ConfigError(
-                    f"--{name} is for networks with bins, and --head ab (as presets "
+                    f"{flag(name)} is for networks with bins, and --head ab (as presets "
                     "paper and unet have it) has none"
                 )
-        for name in ("critic_weight", "critic_lr"):
-            if not self.adversarial and getattr(self, name) != getattr(TrainConfig, name):
-                what = "is for adversarial training: add --preset gan or --adversarial"
-                raise ConfigError(f"{_flag(name)} {what}")
         if self.labels and self.network == "paper":
-            raise ConfigError("--labels is for the unet, and --network paper is another")
+            raise ConfigError("--labels is for the other networks, not for --network paper")
         try:
             self.network_config  # noqa: B018 - it checks its own values
         except ValueError as error:
-            raise ConfigError(f"--{error}") from None
+            raise ConfigError(f"--network {self.network} --head {self.head}: {error}") from None
 
     @property
     def network_config(self) -> NetworkConfig:
         """The network to train; the paper's has one width."""
         if self.network == "paper":
             return NetworkConfig("paper", head=self.head)
-        return NetworkConfig(self.network, self.width, self.head)
+        return NetworkConfig(self.network, self.width, self.head, self.label_names)
+
+    @property
+    def compute_dtype(self) -> str:
+        """The type of the network's computation."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if jax.default_backend() == "gpu" else "float32"
 
     @property
     def pool_side(self) -> int:
         """Pixels a side of the packed photographs: an eighth more than are trained on."""
         return self.size * 9 // 8
 
+    @property
+    def working_size(self) -> int:
+        """The size to colour at: in training the network sees crops, so things are larger there.
+
+        A pretrained encoder has learned what it knows at 224 pixels, and gains from more.
+        """
+        return 2 * self.size if self.network == "lite" else 3 * self.size // 2
+
 
 # What a preset sets; whatever the command line says stands above it.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": dict(network="paper", head="ab", colorfulness=0.0, optimizer="adamw", lr=3e-4),
-    "unet": {"head": "ab", "colorfulness": 0.0},
+    "paper": {
+        "network": "paper",
+        "head": "ab",
+        "size": 64,
+        "colorfulness": 0.0,
+        "optimizer": "adamw",
+        "lr": 3e-4,
+        "schedule": "cosine",
+    },
+    "unet": {
+        "network": "unet",
+        "head": "ab",
+        "width": 64,
+        "size": 64,
+        "colorfulness": 0.0,
+        "lr": 2e-3,
+        "schedule": "cosine",
+    },
     "vivid": {},
-    "gan": {"adversarial": 0.1, "colorfulness": 0.0, "patience": 5},
+    # Its rate is the network's, and its schedule its own: see extra/gan.py.
+    "gan": {"lr": 2e-4, "epochs": 3.0, "colorfulness": 0.0, "patience": 5, "schedule": "cosine"},
 }
 
-PATHS = ("data", "val", "init")
+PATHS = ("data", "val", "init", "encoder")
+NONE, SHIPPED = "none", "shipped"  # values of init that are no path
 
-# May differ between a run and its resumption: they do not change what is computed.
-FREE_ON_RESUME = ("out", "devices")
+# May differ between a run and its resumption. The photographs' fingerprint says whether they are
+# the same, wherever they are now.
+FREE_ON_RESUME = ("out", "devices", "data", "val")
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """An option's name as it is typed."""
     return "--" + name.replace("_", "-")
 
 
@@ -219,7 +266,8 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py --data photos --minutes 30\n"
         "  python train.py --data photos --preset paper --size 128 --out runs/paper\n"
         "  python train.py --out runs/paper --resume\n"
-        "  python train.py --data photos --init runs/paper/weights.safetensors --out runs/more",
+        "  python train.py --data photos --init runs/paper/weights.safetensors --out runs/more\n"
+        "  python train.py --cool-down runs/vivid --out runs/cooled",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -227,21 +275,33 @@ def train_parser() -> argparse.ArgumentParser:
     length = parser.add_mutually_exclusive_group()
     types = typing.get_type_hints(TrainConfig)
     for option in dataclasses.fields(TrainConfig):
+        if not option.metadata:
+            continue
         text = option.metadata["help"]
         if option.default and "default" not in text:
             text += f" (default: {option.default})"
         if types[option.name] is bool:
-            parser.add_argument(_flag(option.name), action="store_true", help=text)
+            parser.add_argument(flag(option.name), action="store_true", help=text)
             continue
         target = length if option.name in ("epochs", "steps", "minutes") else parser
         target.add_argument(
-            _flag(option.name),
+            flag(option.name),
             type=types[option.name],
             choices=option.metadata["choices"] or None,
             help=text,
             metavar=None if option.metadata["choices"] else types[option.name].__name__.upper(),
         )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, to more --steps than before if it is a wsd run",
+    )
+    again.add_argument(
+        "--cool-down",
+        metavar="RUN",
+        help="branch off a wsd run: from its newest state, let the rate fall to zero",
+    )
     several = parser.add_argument_group("several machines", "the same command on each of them")
     several.add_argument(
         "--coordinator",
@@ -253,86 +313,70 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def resolve(given: dict[str, Any], saved: dict[str, Any] | None = None) -> TrainConfig:
-    """What was given on the command line, completed.
-
-    Args:
-        given: options by name, those of the command line only.
-        saved: the configuration of the run to be resumed: it completes what is not given, and
-            nothing given may differ from it.
+def resolve(given: dict[str, Any]) -> TrainConfig:
+    """What was given on the command line, completed by its preset.
 
     Raises:
-        ConfigError: a value out of range, or different from the saved one.
+        ConfigError: a value is out of range, or does not go with another.
+        checkpoint.WeightsError: `--init` names no weights.
     """
-    names = {option.name for option in dataclasses.fields(TrainConfig)}
-    if saved is not None:
-        for name, value in given.items():
-            same = value == saved.get(name)
-            if name in PATHS and saved.get(name) and value:
-                same = str(Path(value).resolve()) == saved[name]
-            same = same or (name == "dtype" and value == "auto")
-            if name not in FREE_ON_RESUME and not same:
-                raise ConfigError(
-                    f"{_flag(name)} {value} differs from the run's {saved.get(name)!r}: leave it "
-                    "out to resume, or start another run with another --out"
-                )
-        free = {name: given[name] for name in FREE_ON_RESUME if name in given}
-        try:
-            return TrainConfig(**{k: v for k, v in saved.items() if k in names} | free)
-        except TypeError as error:
-            raise ConfigError(f"config.json is not a run's: {error}") from None
     preset = given.get("preset", TrainConfig.preset)
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: it must be one of {', '.join(PRESETS)}")
     for name in ("steps", "minutes"):  # where 0 stands for "not given"
         if given.get(name, 1) == 0:
-            raise ConfigError(f"{_flag(name)} {given[name]}: it must be above 0")
-    values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset]
-    if values.get("adversarial") and given.get("init") and "adversarial" not in given:
-        # What came before has been trained already; as long as the phase of a whole run.
-        values |= {"adversarial": 1.0, "epochs": values["adversarial"] * TrainConfig.epochs}
-    values |= given
-    if values.get("optimizer", TrainConfig.optimizer) != "muon":
-        values.setdefault("lr", 1e-3)
-    if values.get("adversarial") == 1 and not given.get("init"):
-        raise ConfigError(
-            "--adversarial 1 leaves no ordinary training before it: give trained "
-            "weights by --init, or a smaller share"
-        )
-    if values.get("adversarial") == 1 and "lr" in given:
-        raise ConfigError(
-            "--lr is for ordinary training, and all of this is adversarial: set "
-            "--critic-lr, of which the network's is a quarter"
-        )
+            raise ConfigError(f"{flag(name)} {given[name]}: it must be above 0")
+    values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset] | given
+    if "optimizer" in given and "lr" not in given and given["optimizer"] != "muon":
+        values["lr"] = min(values.get("lr", TrainConfig.lr), 1e-3)
+    values.setdefault("encoder_lr", values.get("lr", TrainConfig.lr) / 5)
     for name in PATHS:  # a run may be resumed from another folder
-        values[name] = str(Path(values[name]).resolve()) if values.get(name) else ""
+        if (path := values.get(name)) and path not in (NONE, SHIPPED):
+            values[name] = str(Path(path).resolve())
+    if not values.get("init"):
+        from_nothing = values.get("network", "lite") != "lite" or values.get("encoder")
+        values["init"] = NONE if from_nothing and preset != "gan" else SHIPPED
+    init = values["init"]
+    network: dict[str, Any] = {}
+    if preset == "gan" and init == NONE:
+        raise ConfigError("--preset gan starts from trained weights: name a file by --init")
+    if init not in (NONE, SHIPPED) or preset == "gan":  # their network, unless another is given
+        found = checkpoint.read_header(checkpoint.DEFAULT_WEIGHTS if init == SHIPPED else init)[0]
+        network = {"network": found.kind, "width": found.width, "head": found.head}
+    if preset in ("vivid", "gan"):
+        values = network | values
+    for name in ("encoder", "encoder_lr", "frozen_blocks"):
+        if name in given and values.get("network", "lite") != "lite":
+            raise ConfigError(f"{flag(name)} is for --network lite: the others have no encoder")
+    if "encoder" in given and init != NONE:
+        raise ConfigError("--encoder begins a new decoder: leave --init out, which brings its own")
     return TrainConfig(**values)
 
 
-def open_run(given: dict[str, Any], resume: bool) -> tuple[TrainConfig, dict[str, Any] | None]:
-    """The configuration of a run, and for one to be resumed what its `config.json` says.
+def resumed(given: dict[str, Any], saved: dict[str, Any]) -> TrainConfig:
+    """The configuration of a run that goes on: the saved one, and what may differ from it.
 
     Raises:
-        ConfigError: as `resolve`; or there is no such run; or there is one and it is not resumed.
+        ConfigError: something given differs that must not.
     """
-    out = Path(given.get("out") or resolve(given).out)
-    if resume:
-        try:
-            saved = json.loads((out / "config.json").read_text())
-            configuration = saved["config"]
-            if not configuration["data"]:
-                raise ValueError
-        except (OSError, ValueError, KeyError, TypeError):
+    names = {option.name for option in dataclasses.fields(TrainConfig)}
+    free = {*FREE_ON_RESUME, *(["steps"] if saved.get("schedule") == "wsd" else [])}
+    for name, value in given.items():
+        expected = saved.get(name)
+        if name in PATHS and value not in ("", NONE, SHIPPED):
+            value = str(Path(value).resolve())
+        same = value == expected or (name == "dtype" and value == "auto")
+        if name not in free and not same:
             raise ConfigError(
-                f"--resume: {out} is not a run directory: its config.json is missing or not a run's"
-            ) from None
-        return resolve({"out": str(out)} | given, configuration), saved
-    settings = resolve(given)
-    if not settings.data:
-        raise ConfigError("--data is missing: name a folder of colour photographs")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
-    if settings.dtype == "auto":
-        gpu = jax.default_backend() == "gpu"
-        settings = dataclasses.replace(settings, dtype="bfloat16" if gpu else "float32")
-    return settings, None
+                f"{flag(name)} {value} differs from the run's {expected!r}: leave it "
+                "out to resume, or start another run with another --out"
+            )
+    changed: dict[str, Any] = {
+        name: str(Path(value).resolve()) if name in PATHS and value else value
+        for name, value in given.items()
+        if name in free
+    }
+    try:
+        return TrainConfig(**({k: v for k, v in saved.items() if k in names} | changed))
+    except TypeError as error:
+        raise ConfigError(f"config.json is not a run's: {error}") from None

@@ -1,18 +1,19 @@
-"""A folder of photographs → a packed uint8 pool on disk.
+"""A folder of photographs → a packed uint8 pool on disk → batches on the device.
 
-`pack` decodes the folder once: one memory-mapped array `N S S 3` of uint8 sRGB, beside it an index
-and a list of what was left out and why. Nothing here grows with the folder but the index.
+`load_pool` decodes the folder once: one memory-mapped array `N S S 3` of uint8 sRGB, beside it an
+index and a list of what was left out and why. Nothing here grows with the folder but the index.
+Batch k is a pure function of the run's seed and k, so training needs no iterator state.
 """
 
 import hashlib
 import json
 import os
-import re
 import shutil
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from colorjax import color
+from colorjax import color, palette
 from colorjax.media import files
 from colorjax.media.overlap import map_ahead
 
-_VERSION = 2  # of the pool's layout: another number packs anew
-_UNFINISHED = re.compile(r".*-\d+px-[0-9a-f]{16}\.tmp\d+")  # a pool that is being packed
+FEWEST = 20  # photographs that make a label
+VALIDATED = 256  # photographs validated on, at most
+_VERSION = 3  # of the pool's layout: another number packs anew
 _THREADS = os.cpu_count() or 1  # that decode: Pillow does so, and scales, without the GIL
 
 
@@ -49,49 +51,81 @@ class Pool:
         return len(self.images)
 
 
-def _fingerprint(folder: Path, paths: list[Path], settings: list) -> str:
-    digest = hashlib.sha256(json.dumps([_VERSION, *settings]).encode())
-    for path in paths:
+@dataclass(frozen=True)
+class Entry:
+    """A file of the folder, and what became of it; without a cause it has the pool's next row."""
+
+    path: str  # relative to the folder
+    size: int  # in bytes
+    modified: int  # in nanoseconds
+    hash: int = 0  # of its content
+    cause: str = ""  # of leaving it out
+    reason: str = ""  # the same as a sentence
+
+
+def _list(folder: Path) -> list[Entry]:
+    def entry(path: Path) -> Entry:
         stat = path.stat()
-        line = f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
-        digest.update(os.fsencode(line))  # names need not be text
+        return Entry(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns)
+
+    return [entry(path) for path in files.list_images(folder)]
+
+
+def _fingerprint(entries: list[Entry], settings: list) -> str:
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for entry in entries:  # names need not be text
+        digest.update(os.fsencode(f"{entry.path}\0{entry.size}\0{entry.modified}\0"))
     return digest.hexdigest()[:16]
 
 
-def _load(directory: Path, side: int) -> Pool:
-    index = json.loads((directory / "index.json").read_text())
-    index["hashes"] = np.array(index["hashes"], np.uint64)
-    shape = len(index["paths"]), side, side, 3
+def _index(directory: Path) -> list[Entry]:
+    return [Entry(*row) for row in json.loads((directory / "index.json").read_text())]
+
+
+def _load(directory: Path, side: int, fingerprint: str) -> Pool:
+    entries = _index(directory)
+    packed = [entry for entry in entries if not entry.cause]
+    shape = len(packed), side, side, 3
     if (directory / "images").stat().st_size != np.prod(shape):
         raise DataError(f"{directory} is damaged: delete it, and the photographs are packed anew")
-    images = np.memmap(directory / "images", np.uint8, "r", shape=shape)
-    return Pool(images=images, directory=directory, **index)
+    return Pool(
+        images=np.memmap(directory / "images", np.uint8, "r", shape=shape),
+        hashes=np.array([entry.hash for entry in packed], np.uint64),
+        paths=[entry.path for entry in packed],
+        left_out=dict(Counter(entry.cause for entry in entries if entry.cause)),
+        fingerprint=fingerprint,
+        directory=directory,
+    )
 
 
 _colorfulness = jax.jit(lambda image: color.colorfulness(image / 255.0))
 
+Judged = tuple[Entry, np.ndarray | None]  # an entry, and its pixels unless it is left out
 
-def _judge(
-    path: Path, side: int, min_colorfulness: float
-) -> tuple[Path, int, np.ndarray | None, str, str]:
-    """A file's hash and pixels, or the cause and reason for leaving it out."""
+
+def _judge(entry: Entry, folder: Path, side: int, min_colorfulness: float) -> Judged:
+    """Read a file: its entry, completed, and its pixels `S S 3`."""
+
+    def left_out(cause: str, reason: str) -> Judged:
+        return Entry(entry.path, entry.size, entry.modified, 0, cause, reason), None
+
+    path = folder / entry.path
     try:
         content = path.read_bytes()
         pixels = files.read_small(content, path, side)
     except files.TooSmallError as error:
-        return path, 0, None, "too small", str(error)
+        return left_out("too small", str(error))
     except files.FileError as error:
-        return path, 0, None, "unreadable", str(error)
+        return left_out("unreadable", str(error))
     except OSError as error:
-        return path, 0, None, "unreadable", f"{path} cannot be read: {error.strerror}"
-    if (found := float(_colorfulness(pixels))) < min_colorfulness:
-        why = f"{path}: colourfulness {found:.1f} < {min_colorfulness:g}"
-        return path, 0, None, "nearly grey", why
-    digest = hashlib.blake2b(content, digest_size=8).digest()
-    return path, int.from_bytes(digest, "big"), pixels, "", ""
+        return left_out("unreadable", f"{path} cannot be read: {error.strerror}")
+    if (actual := float(_colorfulness(pixels))) < min_colorfulness:
+        return left_out("nearly grey", f"{path}: colourfulness {actual:.1f} < {min_colorfulness:g}")
+    digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+    return Entry(entry.path, entry.size, entry.modified, digest), pixels
 
 
-def pack(
+def load_pool(
     folder: str | Path,
     side: int,
     cache: str | Path,
@@ -100,6 +134,8 @@ def pack(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pool:
     """Decode a folder of photographs into a pool, or reuse the one packed before.
+
+    A folder in which some photographs are new has only those decoded.
 
     Args:
         folder: of any nesting.
@@ -115,91 +151,236 @@ def pack(
             full; the pool packed before is damaged.
         OSError: the pool cannot be written.
     """
-    folder = Path(folder)
+    folder, cache = Path(folder), Path(cache)
     if not folder.is_dir():
         what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}")
-    paths = files.list_images(folder)
-    if not paths:
+    entries = _list(folder)
+    if not entries:
         raise DataError(f"{folder} holds no photographs ({' '.join(sorted(files.SUFFIXES))})")
-
-    fingerprint = _fingerprint(folder, paths, [side, min_colorfulness])
-    name = f"{folder.resolve().name}-{side}px-{fingerprint}"
-    directory = Path(cache) / name
-    if (directory / "index.json").exists():
-        pool = _load(directory, side)
-        say(f"{len(pool)} photographs, packed before in {directory}")
+    fingerprint = _fingerprint(entries, [_VERSION, side, float(min_colorfulness)])
+    # What a folder is called is for people: it may have been renamed since.
+    for index in cache.glob(f"*-{side}px-{fingerprint}/index.json"):
+        pool = _load(index.parent, side, fingerprint)
+        say(f"{len(pool)} photographs, packed before in {index.parent}")
         return pool
 
-    # Packed under another name until it is whole; two runs may well pack one folder at once.
-    for other in filter(_UNFINISHED.fullmatch, map(str, directory.parent.glob("*"))):
-        with suppress(OSError):  # it may just have got its name
-            written = max(os.stat(entry).st_mtime for entry in (other, *os.scandir(other)))
-            if time.time() - written > 86400:  # by a run that was killed
-                shutil.rmtree(other)
-    building = directory.with_name(f"{name}.tmp{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    kind = f"{folder.resolve().name}-{side}px-"
+    directory = cache / (kind + fingerprint)
+    others = [path for path in cache.glob("*") if path.name.startswith(kind)]
+    cache.mkdir(parents=True, exist_ok=True)
+    # Packed under another name until it is whole.
+    building = Path(tempfile.mkdtemp(prefix=directory.name + ".tmp-", dir=cache))
     try:
-        _build(folder, paths, building, side, min_colorfulness, fingerprint, say, progress)
+        earlier = _earlier(others, side, min_colorfulness)
+        judge = partial(_judge, folder=folder, side=side, min_colorfulness=min_colorfulness)
+        say(f"packing {len(entries)} photographs at {side} pixels in {cache}")
+        _check_space(building, len(entries), side)
+        # So many wait to be written, to bound memory.
+        waiting = min(4 * _THREADS, max(_THREADS, 2**27 // (3 * side * side)))
+        judged = map_ahead(lambda x: earlier(x) or judge(x), entries, _THREADS, waiting)
+        done = _write(building, judged, lambda count: progress(count, len(entries)))
+        if all(entry.cause for entry in done):
+            causes = Counter(entry.cause for entry in done)
+            raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
+        (building / "settings.json").write_text(json.dumps([_VERSION, side, min_colorfulness]))
         try:
             os.rename(building, directory)
         except OSError:
-            if not (directory / "index.json").exists():  # else the other run was first
+            if not (directory / "index.json").exists():  # else another run was first
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    pool = _load(directory, side)
+    pool = _load(directory, side, fingerprint)
+    say(f"{len(pool)} photographs packed")
     if pool.left_out:
         say(f"left out: {_counted(pool.left_out)}, listed in {directory / 'left-out.txt'}")
+    if unused := [path for path in others if _is_unused(path)]:
+        size = sum(file.stat().st_size for path in unused for file in path.glob("*")) / 1e6
+        say(
+            f"pools of this folder as it was before, {size:.0f} MB, are no longer used; remove "
+            f"them with\n  rm -r {' '.join(map(str, unused))}"
+        )
     return pool
+
+
+def _is_unused(pool: Path) -> bool:
+    """Whether a pool is whole, or its packing was killed, rather than being packed right now."""
+    if ".tmp-" not in pool.name:
+        return True
+    return time.time() - max(entry.stat().st_mtime for entry in (pool, *pool.glob("*"))) > 86400
+
+
+def _earlier(
+    pools: list[Path], side: int, min_colorfulness: float
+) -> Callable[[Entry], Judged | None]:
+    """What the newest earlier pool of these settings has of a file that has not changed since."""
+    settings = [_VERSION, side, min_colorfulness]
+    for pool in sorted(pools, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            if json.loads((pool / "settings.json").read_text()) != settings:
+                continue
+            known, rows = {}, iter(_load(pool, side, "").images)
+            for entry in _index(pool):
+                pixels = None if entry.cause else next(rows)
+                if entry.cause != "duplicates":  # of what may have gone
+                    known[entry.path, entry.size, entry.modified] = entry, pixels
+            return lambda entry: known.get((entry.path, entry.size, entry.modified))
+        except (OSError, ValueError):  # half packed, or damaged
+            continue
+    return lambda entry: None
 
 
 def _counted(causes: dict[str, int]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in causes.items())
 
 
-def _build(folder, paths, directory, side, min_colorfulness, fingerprint, say, progress) -> None:
-    """Write what makes a pool into a directory of its own."""
-    size, free = len(paths) * side * side * 3, shutil.disk_usage(directory).free
+def _check_space(directory: Path, count: int, side: int) -> None:
+    size, free = count * side * side * 3, shutil.disk_usage(directory).free
     if size > free:
         raise DataError(
-            f"{directory} has {free / 1e9:.1f} GB free, and {len(paths)} photographs at {side} "
+            f"{directory} has {free / 1e9:.1f} GB free, and {count} photographs at {side} "
             f"pixels may need {size / 1e9:.1f} GB: set XDG_CACHE_HOME to a larger disk"
         )
-    say(
-        f"packing {len(paths)} photographs at {side} pixels, {size / 1e6:.0f} MB, in "
-        f"{directory.parent}"
-    )
 
-    kept: dict[int, Path] = {}
-    causes, left_out = Counter(), directory / "left-out.txt"
-    waiting = min(4 * _THREADS, max(_THREADS, 2**27 // (3 * side * side)))  # to bound memory
-    judge = partial(_judge, side=side, min_colorfulness=min_colorfulness)
-    with (
-        open(directory / "images", "wb") as images,
-        open(left_out, "w", encoding="utf-8", errors="backslashreplace") as out,
-        closing(map_ahead(judge, paths, _THREADS, waiting)) as judged,
-    ):
-        for done, (path, digest, pixels, cause, reason) in enumerate(judged, 1):
-            progress(done, len(paths))
-            if pixels is not None and digest in kept:
-                cause, reason = "duplicates", f"{path}: the same as {kept[digest]}"
-            if pixels is None or cause:
-                causes[cause] += 1
-                print(reason, file=out)
-            else:
-                images.write(pixels)
-                kept[digest] = path
+
+def _write(
+    directory: Path, judged: Generator[Judged], progress: Callable[[int], None]
+) -> list[Entry]:
+    """Write what makes a pool into a directory of its own: pixels, index, what was left out."""
+    done: list[Entry] = []
+    kept: dict[int, str] = {}
+    with open(directory / "images", "wb") as images, closing(judged):
+        for entry, pixels in judged:
+            if pixels is not None and entry.hash in kept:
+                reason = f"{entry.path}: the same as {kept[entry.hash]}"
+                entry = Entry(entry.path, entry.size, entry.modified, 0, "duplicates", reason)
+            elif pixels is not None:
+                images.write(pixels.tobytes())
+                kept[entry.hash] = entry.path
+            done.append(entry)
+            progress(len(done))
         images.flush()
         os.fsync(images.fileno())
-    if not kept:
-        raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
-    index = {
-        "fingerprint": fingerprint,
-        "left_out": causes,
-        "hashes": list(kept),
-        "paths": [str(path.relative_to(folder)) for path in kept.values()],
-    }
-    (directory / "index.json").write_text(json.dumps(index))
-    say(f"{len(kept)} photographs packed")
+    reasons = "".join(f"{entry.reason}\n" for entry in done if entry.cause)
+    (directory / "left-out.txt").write_text(reasons, "utf-8", "backslashreplace")
+    rows = [list(vars(entry).values()) for entry in done]
+    (directory / "index.json").write_text(json.dumps(rows))
+    return done
+
+
+def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `pool` to train on, and rows of `val_pool` to validate on: from one to 256.
+
+    Where both are the same pool, a fraction of it validates. Sides are chosen by the files'
+    content, so that a photograph stays on its own when others are added to the folder, unless
+    there are more than 256; what both pools hold is not trained on.
+
+    Raises:
+        DataError: too few are left for one batch.
+    """
+    held_out = np.argsort(val_pool.hashes, kind="stable")
+    if val_pool is pool:
+        held_out = held_out[: max(1, int((pool.hashes < fraction * 2.0**64).sum()))][:VALIDATED]
+        rows = np.setdiff1d(np.arange(len(pool)), held_out)
+    else:
+        held_out = held_out[:VALIDATED]
+        rows = np.flatnonzero(~np.isin(pool.hashes, val_pool.hashes))
+    if len(rows) < batch:
+        raise DataError(
+            f"there are {len(rows)} photographs to train on besides {len(held_out)} to validate, "
+            f"fewer than one batch of {batch}: add photographs, or set a smaller --batch"
+        )
+    return rows, held_out
+
+
+def label_names(pool: Pool, rows: np.ndarray) -> tuple[str, ...]:
+    """What photographs are of, by the first folder of their paths, in alphabetical order.
+
+    Of the folders that hold 20 of these rows at least; not of `unlabelled`.
+    """
+    counts = Counter(_folder(pool.paths[row]) for row in rows)
+    return tuple(sorted(name for name in counts if name and counts[name] >= FEWEST))
+
+
+def label_numbers(pool: Pool, names: tuple[str, ...]) -> np.ndarray:
+    """The place of each photograph's label in the names, int32 `N`; −1 where it has none."""
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places.get(_folder(path), -1) for path in pool.paths], np.int32)
+
+
+def _folder(path: str) -> str:
+    first, *rest = Path(path).parts
+    name = first if rest and first != "unlabelled" else ""
+    return name.encode(errors="backslashreplace").decode()  # a folder's name need not be text
+
+
+@jax.jit
+def _statistics(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A picture `S S 3` of uint8 → its mean ab, and how many of its pixels each bin has."""
+    ab = color.rgb_to_lab(image / 255.0)[..., 1:]
+    return ab.mean((0, 1)), palette.histogram(ab)
+
+
+def color_statistics(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours of up to 4,096 photographs, evenly spread over the rows.
+
+    Returns:
+        Their mean ab, of shape 2, and their pixels in each bin, `261`.
+    """
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(int)]
+    means, histograms = zip(*(_statistics(pool.images[row]) for row in some), strict=True)
+    return np.mean(means, axis=0), np.sum(histograms, axis=0)
+
+
+def device_put_rows(array: np.ndarray, rows: np.ndarray, sharding=None) -> jax.Array:
+    """Some rows of an array on the device, or on each device its part of them.
+
+    A process reads what its own devices are given, nothing else.
+    """
+    if sharding is None:
+        return jax.device_put(array[rows])
+    shape = (len(rows), *array.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, lambda at: array[rows[at[0]]])  # type: ignore - it wants a dtype, too
+
+
+def batches(
+    pool: Pool,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    batch: int,
+    seed: int,
+    first: int,
+    last: int,
+    sharding=None,
+) -> Generator[tuple[jax.Array, jax.Array]]:
+    """Batches `first` up to `last` on the device, each gathered one ahead.
+
+    Photographs `B S S 3` uint8, and their labels, int32 `B`. Each epoch takes all rows in a new
+    order that follows from the seed, less what is left over after the last whole batch.
+
+    Args:
+        pool: where from.
+        labels: as `label_numbers` gives them.
+        rows: which of its photographs.
+        batch: B, at most as many as there are rows.
+        seed: of the run.
+        first: the step of the first batch.
+        last: the step before which to end.
+        sharding: where to put them.
+    """
+    epoch, order = -1, rows
+
+    def gather(step: int) -> tuple[jax.Array, jax.Array]:
+        nonlocal epoch, order
+        per_epoch = len(rows) // batch
+        if epoch != step // per_epoch:
+            epoch = step // per_epoch
+            order = np.random.default_rng((seed, epoch)).permutation(rows)
+        place = step % per_epoch * batch
+        chosen = order[place : place + batch]
+        images = device_put_rows(pool.images, chosen, sharding)
+        return images, device_put_rows(labels, chosen, sharding)
+
+    with closing(map_ahead(gather, range(first, last), threads=1, most=1)) as gathered:
+        yield from gathered

@@ -133,7 +133,7 @@ def bin_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Arra
     return weights / (share * weights).sum()
 
 
-def adjust_logits(logits: jax.Array, weights: jax.Array, power: float | jax.Array) -> jax.Array:
+def adjust_logits(logits: jax.Array, weights: color.Array, power: float | jax.Array) -> jax.Array:
     """Logits `… 261` of probabilities times a power of the bins' weights `261`, all above 0.
 
     With `bin_weights` and a power above 0 rare colours are likelier, as if they had weighed more

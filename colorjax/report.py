@@ -1,4 +1,4 @@
-"""What a run shows of itself: progress, sample grids, the epoch strip, curves.
+"""What a run shows of itself: progress, sample grids, the strip of its validations, its log.
 
 Pictures are sRGB in 0…1, written as 8-bit PNG.
 """
@@ -13,7 +13,8 @@ import imageio.v3 as iio
 import numpy as np
 
 from colorjax import color
-from colorjax.extra import distributed
+
+STRIP = 8  # validations that the strip shows at most, beside grey and truth
 
 
 class Bar:
@@ -37,14 +38,9 @@ class Bar:
             if self._bar is None:
                 from rich import progress
 
-                self._bar = progress.Progress(
-                    progress.TextColumn("{task.description}"),
-                    progress.BarColumn(),
-                    progress.MofNCompleteColumn(),
-                    progress.TextColumn("{task.fields[text]}"),
-                    progress.TimeRemainingColumn(),
-                    progress.TextColumn("left"),
-                )
+                columns = ["{task.description}", progress.BarColumn()]
+                columns += [progress.MofNCompleteColumn(), "{task.fields[text]}"]
+                self._bar = progress.Progress(*columns, progress.TimeRemainingColumn(), "left")
                 self._bar.add_task(self._title, completed=done, total=total, text=text)
                 self._bar.start()
             self._bar.update(self._bar.task_ids[0], completed=done, text=text)
@@ -75,7 +71,7 @@ def _column(pictures: np.ndarray) -> np.ndarray:
 
 
 def grey(truth: np.ndarray) -> np.ndarray:
-    """SRGB `… 3` in 0…1 → the same lightness without colour."""
+    """Pictures `… 3`, sRGB in 0…1 → the same lightness without colour."""
     lightness = color.lightness(truth)[..., None]
     return np.asarray(color.fit_gamut(np.concatenate([lightness, 0 * truth[..., 1:]], axis=-1)))
 
@@ -85,27 +81,26 @@ def write_columns(path: Path, columns: list[np.ndarray]) -> None:
     _write(path, np.concatenate([_column(pictures) for pictures in columns], axis=1))
 
 
-def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.ndarray) -> Path:
+def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.ndarray) -> None:
     """Write `samples/step-….png`: a row a photograph, grey, prediction and truth beside it.
 
-    And `strip.png` anew: the same photographs, one column a validation (the paper's figure 3.2),
-    grey first and the truth last.
+    And `strip.png` anew: the same photographs, one column for each of up to eight validations
+    (the paper's figure 3.2), grey first and the truth last.
     """
     samples = directory / "samples"
     samples.mkdir(exist_ok=True)
-    path = samples / f"step-{step:07}.png"
     first, last = _column(grey(truth)), _column(truth)
-    _write(path, np.concatenate([first, _column(prediction), last], axis=1))
+    grid = np.concatenate([first, _column(prediction), last], axis=1)
+    _write(samples / f"step-{step:07}.png", grid)
+    paths = sorted(samples.glob("step-*.png"))
+    chosen = np.unique(np.linspace(0, len(paths) - 1, STRIP).round().astype(int))
     width = first.shape[1]
-    columns = [iio.imread(p)[:, width : 2 * width] for p in sorted(samples.glob("step-*.png"))]
+    columns = [iio.imread(paths[index])[:, width : 2 * width] for index in chosen]
     _write(directory / "strip.png", np.concatenate([first, *columns, last], axis=1))
-    return path
 
 
 def log(directory: Path, **values: float) -> None:
-    """Add a line to `log.jsonl`; the first process does."""
-    if not distributed.is_first():
-        return
+    """Add a line to `log.jsonl`."""
     with open(directory / "log.jsonl", "a") as file:
         print(json.dumps(values), file=file)
 
@@ -123,34 +118,3 @@ def cut_back(directory: Path, step: int) -> None:
     for path in (directory / "samples").glob("step-*.png"):
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()
-
-
-def curves(directory: Path) -> Path | None:
-    """Write `curves.png` from the log: loss and validation PSNR; None without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    training = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    validation = [line for line in lines if "psnr" in line]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(*zip(*training, strict=True))
-    left.set(title="training loss", xlabel="step", yscale="log")
-    steps = [line["step"] for line in validation]
-    for name, style in (
-        ("psnr", "-"),
-        ("psnr_calibrated", "-"),
-        ("psnr_constant", "--"),
-        ("psnr_grey", ":"),
-    ):
-        right.plot(steps, [line[name] for line in validation], style, label=name)
-    right.set(title="validation, dB", xlabel="step")
-    right.legend()
-    path = directory / "curves.png"
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
-    return path

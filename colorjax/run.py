@@ -1,47 +1,344 @@
-"""A training run: its directory, its photographs, its network, opened or gone on with."""
+"""A training run's directory: begun, gone on with, branched off; its state and its best weights.
+
+`config.json` says what the run is, `newest.safetensors` how far it has come, `weights.safetensors`
+is the best of it so far. A wsd run keeps in `trunk.safetensors` the state before its rate fell.
+"""
 
 import dataclasses
+import importlib
 import json
 import math
 import os
+import shutil
+import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
 
-from colorjax import batches, checkpoint, config, data, model, report, step, validation
-from colorjax.config import ConfigError, TrainConfig
-from colorjax.extra import distributed, gan
+from colorjax import checkpoint, config, data, device, model, report, step
+from colorjax.config import NONE, SHIPPED, ConfigError, TrainConfig
+from colorjax.model import NetworkConfig, Params
+from colorjax.validation import Measured, Validation, selection_score
 
-VALIDATIONS = 20  # in a phase, unless --validate-every says otherwise
+VALIDATIONS = 20  # unless --validate-every says otherwise
 MOST_STEPS = 2**31 - 1  # in int32
-PHOTOGRAPHS = 256  # validated on, at most
 FEWEST_PIXELS = 2**17  # in a step that a CPU's cores had better share as two devices
 
+Agree = Callable[[Any], Any]  # a number → the greatest that any process has for it
 
-def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...]] | None:
-    """The parameters that `--init` names, and the labels they know."""
-    if not settings.init:
-        return None
-    params, network, *_ = checkpoint.load(settings.init)
-    wanted = settings.network_config
-    if dataclasses.replace(network, labels=()) != wanted:
-        held, asked = (
-            f"the {n.kind} network of width {n.width} with head {n.head}" for n in (network, wanted)
+
+@dataclass
+class Run:
+    """A training run: its directory, its photographs, its state."""
+
+    config: TrainConfig
+    out: Path
+    algorithm: ModuleType  # that has the run's train_step and create_state: step, or extra.gan
+    selection_score: Callable[[Measured], float]
+    pool: data.Pool
+    labels: np.ndarray  # of the pool's photographs, as `data.label_numbers` gives them
+    rows: np.ndarray  # of the pool, to train on
+    validation: Validation
+    split: NamedSharding  # of batches
+    state: Any
+    progress: dict[str, Any]
+    agree: Agree
+    total: int  # steps
+    from_weights: bool  # begun from whole weights, which are worth measuring before they change
+
+    def validates(self, done: int) -> bool:
+        """Whether to validate after so many steps."""
+        every = self.config.validate_every or max(1, -(-self.total // VALIDATIONS))
+        return done == self.total or done % every == 0
+
+    def save(self) -> None:
+        """Save all that decides how training goes on."""
+        newest = self.out / "newest.safetensors"
+        checkpoint.save_state(newest, step.local(self.state), self.progress)
+        if self.config.schedule == "wsd" and int(self.state.step) == step.trunk_steps(self.total):
+            copy = self.out / "trunk.safetensors.tmp"
+            shutil.copyfile(newest, copy)
+            os.replace(copy, self.out / "trunk.safetensors")
+
+    def keep_best(self, measured: Measured) -> bool:
+        """Keep the weights if none before were better; whether they are."""
+        score = self.agree(self.selection_score(measured))
+        done = int(self.state.step)
+        better = score > self.progress["best"]
+        self.progress["stale"] = 0 if better else self.progress["stale"] + 1
+        if not better:
+            return False
+        self.progress.update(best=score, best_step=done)
+        summary = {
+            "preset": self.config.preset,
+            "size": self.config.size,
+            "batch": self.config.batch,
+            "step": done,
+            "seed": self.config.seed,
+            "photographs": len(self.rows),
+            "init": Path(self.config.init).name,
+            **measured.figures(),
+            "validation_photographs": self.validation.count,
+        }
+        checkpoint.save_weights(
+            self.out / "weights.safetensors",
+            step.local(self.state.ema),
+            dataclasses.asdict(self.config.network_config),
+            summary,
+            decoding=measured.decoding,
         )
+        return True
+
+
+def open_run(given: dict[str, Any], agree: Agree = lambda value: value) -> Run:
+    """Begin a run, go on with it (`resume`), or branch one off (`cool_down`), as was typed.
+
+    Args:
+        given: what `config.train_parser` found on the command line.
+        agree: among several processes.
+
+    Raises:
+        ConfigError, data.DataError, checkpoint.WeightsError: as `train.main` says them.
+    """
+    given = dict(given)
+    trunk = given.pop("cool_down", None)
+    if trunk is not None:
+        given.setdefault("out", f"{trunk}-cooled")
+        _branch(Path(trunk), Path(given["out"]), given)
+    if not given.pop("resume", trunk is not None):
+        return _begin(given, agree)
+    out = Path(given.get("out") or config.resolve(given).out)
+    saved = _read_config(out)
+    settings = config.resumed({"out": str(out)} | given, saved["config"])
+    if not Path(settings.data).is_dir():
         raise ConfigError(
-            f"--init {settings.init} holds {held}, and this run trains {asked}: set "
-            "--network, --width and --head accordingly"
+            f"the photographs in {settings.data} are not there: say by --data where they are now"
         )
-    return params, network.labels
+    return _open(settings, saved.get("pools"), agree)
 
 
-def with_labels(
-    params: model.Params, before: tuple[str, ...], network: model.NetworkConfig
-) -> model.Params:
+def _begin(given: dict[str, Any], agree: Agree) -> Run:
+    """A new run; what it wrote is removed if it cannot begin."""
+    settings = config.resolve(given)
+    if not settings.data:
+        raise ConfigError("--data is missing: name a folder of colour photographs")
+    out = Path(settings.out)
+    _check_new(out)
+    settings = dataclasses.replace(settings, dtype=settings.compute_dtype)
+    is_new = not out.exists()
+    _placement(settings)  # raises before anything is written
+    out.mkdir(parents=True, exist_ok=True)
+    _write_config(settings, None)  # before packing, so that a run killed there can be resumed
+    try:
+        return _open(settings, None, agree)
+    except BaseException:
+        (out / "config.json").unlink()
+        if is_new:
+            out.rmdir()
+        raise
+
+
+def _check_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
+
+
+def _read_config(out: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads((out / "config.json").read_text())
+        if not saved["config"]["data"]:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"--resume: {out} is not a run directory: its config.json is missing or not a run's"
+        ) from None
+    return saved
+
+
+def _write_config(settings: TrainConfig, pools: dict[str, str] | None) -> None:
+    path = Path(settings.out) / "config.json"
+    content = {"config": dataclasses.asdict(settings), "pools": pools}
+    path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def _branch(trunk: Path, out: Path, given: dict[str, Any]) -> None:
+    """Make a run that goes on from another's newest state, its rate falling to zero from there."""
+    saved = _read_config(trunk)
+    _check_new(out)
+    settings = config.resumed({"out": str(out)} | given, saved["config"])
+    if settings.schedule != "wsd":
+        raise ConfigError(
+            f"--cool-down {trunk}: its --schedule is {settings.schedule}, whose rate falls by "
+            "itself; only that of wsd is constant until then"
+        )
+    source, done = _before_the_fall(trunk)
+    settings = dataclasses.replace(settings, steps=step.branch_steps(done), validate_every=0)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, out / "newest.safetensors")
+    _write_config(settings, saved.get("pools"))
+
+
+def _before_the_fall(out: Path) -> tuple[Path, int]:
+    """The newest state of a wsd run whose rate had not begun to fall, and its step."""
+    for name in ("newest.safetensors", "trunk.safetensors"):
+        if (out / name).exists():
+            done, total = checkpoint.read_steps(out / name)
+            if done <= step.trunk_steps(total):
+                return out / name, done
+    raise ConfigError(f"{out} has no state from before its rate began to fall")
+
+
+def _placement(settings: TrainConfig) -> tuple[NamedSharding, NamedSharding]:
+    """Where the state and the batches go."""
+    devices = settings.devices
+    if not devices and jax.default_backend() == "cpu" and jax.process_count() == 1:
+        few = settings.batch * settings.size**2 < FEWEST_PIXELS
+        devices = 1 if few else math.gcd(settings.batch, jax.device_count())
+    try:
+        whole, split = step.placement(devices)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if settings.batch % split.mesh.size:
+        raise ConfigError(
+            f"--batch {settings.batch}: it must be a multiple of the "
+            f"{split.mesh.size} devices, or set --devices"
+        )
+    return whole, split
+
+
+def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> Run:
+    """Pack the photographs, and create the state or restore the newest."""
+    out = Path(settings.out)
+    whole, split = _placement(settings)
+    newest = _newest(out)
+    params, labels, encoder = (None, (), None) if newest else _starting_weights(settings)
+    pool = _load_pool(settings.data, settings)
+    val_pool = _load_pool(settings.val, settings) if settings.val else pool
+    rows, held_out = data.split(pool, val_pool, settings.val_fraction, settings.batch)
+    found = {"data": pool.fingerprint, "val": val_pool.fingerprint}
+    if pools and pools != found:
+        changed = [name for name in found if pools.get(name) != found[name]]
+        folders = " and ".join(getattr(settings, n) or settings.data for n in changed)
+        raise ConfigError(
+            f"the photographs in {folders}, or how colorjax packs them, have changed since the "
+            f"run in {out} began: start another run with another --out, from this one's weights "
+            f"by --init {out / 'weights.safetensors'}"
+        )
+    if settings.labels:
+        settings = dataclasses.replace(settings, label_names=_labels(settings, pool, rows))
+    _write_config(settings, found)
+    network = settings.network_config
+    numbers = data.label_numbers(pool, network.labels)
+    # Adversarial training is imported where its preset asks for it, and nowhere else.
+    algorithm, score = step, selection_score
+    if settings.preset == "gan":
+        algorithm = importlib.import_module("colorjax.extra.gan")
+        score = algorithm.selection_score
+
+    params = params and with_labels(params, labels, network)
+    mean, histogram = data.color_statistics(pool, rows)
+    state = algorithm.create_state(settings, 0, params, histogram, encoder)
+    measure = Validation(
+        settings,
+        val_pool,
+        held_out,
+        mean,
+        state.bin_weights,
+        data.label_numbers(val_pool, network.labels),
+    )
+    state, progress = jax.device_put(state, whole), {}
+    if newest:
+        state, progress = _restore(newest, state, settings)
+    if not (out / "weights.safetensors").exists():  # or a branch would have to beat its trunk
+        progress = {"best": -math.inf, "best_step": 0, "stale": 0}
+    run = Run(
+        config=settings,
+        out=out,
+        algorithm=algorithm,
+        selection_score=score,
+        pool=pool,
+        labels=numbers,
+        rows=rows,
+        validation=measure,
+        split=split,
+        state=state,
+        progress=progress,
+        agree=agree,
+        total=int(state.total_steps),
+        from_weights=params is not None,
+    )
+    if not newest:
+        run.total = agree(min(_total_steps(run), MOST_STEPS))
+        total = jax.device_put(jnp.int32(run.total), whole)
+        run.state = dataclasses.replace(state, total_steps=total)
+    report.cut_back(out, int(state.step) if newest else -1)
+    return run
+
+
+def _load_pool(folder: str, settings: TrainConfig) -> data.Pool:
+    """The folder's pool, with a bar while it is packed."""
+    bar = report.Bar("packing")
+    try:
+        return data.load_pool(
+            folder,
+            settings.pool_side,
+            device.cache_directory() / "pools",
+            settings.min_colorfulness,
+            progress=bar.update,
+        )
+    finally:
+        bar.close()
+
+
+def _labels(settings: TrainConfig, pool: data.Pool, rows: np.ndarray) -> tuple[str, ...]:
+    """What the photographs to train on show, by their folders."""
+    labels = data.label_names(pool, rows)
+    if len(labels) < 2:
+        raise data.DataError(
+            f"--labels: {settings.data} has {'one folder' if labels else 'no folder'} of "
+            f"{data.FEWEST} or more photographs to train on, and there is nothing to tell "
+            "apart without two: put photographs of one kind into a folder of that name"
+        )
+    print(f"{len(labels)} labels: {', '.join(labels[:5])}{', …' * (len(labels) > 5)}")
+    return labels
+
+
+def _starting_weights(
+    settings: TrainConfig,
+) -> tuple[Params | None, tuple[str, ...], Params | None]:
+    """What a run begins with: a network's parameters and their labels, or those of an encoder."""
+    network = dataclasses.replace(settings.network_config, labels=())
+    if settings.encoder:
+        shapes = model.shapes(network)["encoder"]
+        return None, (), checkpoint.load_encoder(settings.encoder, shapes)
+    if settings.init == NONE:
+        return None, (), None
+    shipped = settings.init == SHIPPED
+    path = checkpoint.DEFAULT_WEIGHTS if shipped else settings.init
+    params, found, *_ = checkpoint.load(path)
+    if dataclasses.replace(found, labels=()) == network:
+        return params, found.labels, None
+    if shipped and settings.preset != "gan" and found.kind == network.kind:
+        print(f"a new decoder of width {network.width} on the encoder of the weights that ship")
+        return None, (), params["encoder"]
+    held, asked = (
+        f"the {n.kind} network of width {n.width} with head {n.head}" for n in (found, network)
+    )
+    raise ConfigError(
+        f"--init {settings.init} holds {held}, and this run trains {asked}: set "
+        "--network, --width and --head accordingly"
+    )
+
+
+def with_labels(params: Params, before: tuple[str, ...], network: NetworkConfig) -> Params:
     """Parameters for a network of other labels: its classifier is new, or left away."""
     if before == network.labels:
         return params
@@ -57,196 +354,80 @@ def with_labels(
     }
 
 
-def packed(folder: str, settings: TrainConfig) -> data.Pool:
-    """The folder's pool, with a bar while it is packed; packed once, if all share a disk."""
-    bar = report.Bar("packing")
-    if not distributed.is_first():
-        distributed.wait_for_all("packed")  # not by the folder's name: machines may differ in it
+def _newest(out: Path) -> Path | None:
+    """The newest state in a run's directory, or the one before it if only that is left."""
+    paths = (out / f"{name}.safetensors" for name in ("newest", "previous"))
+    return next((path for path in paths if path.exists()), None)
+
+
+def _restore(newest: Path, like: Any, settings: TrainConfig) -> tuple[Any, dict[str, Any]]:
+    """The state that a run goes on from: the newest, unless it is damaged or has come too far."""
+    previous = newest.with_name("previous.safetensors")
     try:
-        return data.pack(
-            folder,
-            settings.pool_side,
-            config.cache_directory() / "pools",
-            settings.min_colorfulness,
-            progress=bar.update,
+        state, progress = checkpoint.restore_state(newest, like)
+    except checkpoint.WeightsError as error:
+        if newest == previous or not previous.exists():
+            raise checkpoint.WeightsError(
+                f"{error}: remove it to begin the run anew, or start another with --init"
+            ) from None
+        state, progress = checkpoint.restore_state(previous, like)
+        print(f"note: {error}; going on from {previous}, of step {int(state.step)}")
+    total = settings.steps if settings.schedule == "wsd" else 0
+    if not total or total == int(state.total_steps):
+        return state, progress
+    if int(state.step) > step.trunk_steps(int(state.total_steps)):
+        source, _ = _before_the_fall(newest.parent)
+        state, progress = checkpoint.restore_state(source, like)
+    if int(state.step) > step.trunk_steps(total):
+        fewest = step.branch_steps(int(state.step))
+        raise ConfigError(
+            f"--steps {total}: the run in {newest.parent} has come to step {int(state.step)}, and "
+            f"its rate falls over a tenth of all steps: at least {fewest}"
         )
-    finally:
-        bar.close()
-        if distributed.is_first():
-            distributed.wait_for_all("packed")
+    whole = state.total_steps.sharding
+    return dataclasses.replace(state, total_steps=jax.device_put(jnp.int32(total), whole)), progress
 
 
-class Run:
-    """A training run: its directory, its photographs, its state."""
+def _total_steps(run: Run) -> int:
+    """How many steps --steps, --minutes or --epochs come to."""
+    settings = run.config
+    if settings.steps:
+        return settings.steps
+    if not settings.minutes:
+        return max(1, round(settings.epochs * (len(run.rows) // settings.batch)))
+    spare = jax.tree.map(jnp.copy, run.state)
+    rows = run.rows[: settings.batch]
+    examples = [data.device_put_rows(x, rows, run.split) for x in (run.pool.images, run.labels)]
 
-    def __init__(self, settings: TrainConfig, saved: dict[str, Any] | None):
-        """Pack the photographs, and create the state or restore the newest.
+    def once() -> Any:
+        nonlocal spare
+        spare, result = run.algorithm.train_step(settings, spare, *examples)
+        return result
 
-        Raises:
-            ConfigError, data.DataError, checkpoint.WeightsError: as `main` says them.
-        """
-        self.settings, self.out = settings, Path(settings.out)
-        try:
-            whole, self.split = step.placement(settings.devices or self._devices())
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        if settings.batch % self.split.mesh.size:
-            raise ConfigError(
-                f"--batch {settings.batch}: it must be a multiple of the "
-                f"{self.split.mesh.size} devices, or set --devices"
-            )
-        begun = any(path.name.isdigit() for path in (self.out / "checkpoints").glob("*"))
-        initial = None if begun else initial_weights(settings)
-        begins = not saved and distributed.is_first()
-        is_new = not self.out.exists()
-        distributed.wait_for_all("open")  # all have looked at the directory before one writes there
-        self.out.mkdir(parents=True, exist_ok=True)
-        if not saved:
-            self._remember(None)  # before packing, so that a run killed there can be resumed
-        try:
-            self.pool = packed(settings.data, settings)
-            val_pool = packed(settings.val, settings) if settings.val else self.pool
-            fraction, batch = settings.val_fraction, settings.batch
-            self.rows, held_out = batches.split(self.pool, val_pool, fraction, batch)
-            pools = {"data": self.pool.fingerprint, "val": val_pool.fingerprint}
-            if saved and saved.get("pools"):
-                self._check(saved["pools"], pools)
-            else:
-                self._remember(pools)
-            network = self._network()
-        except BaseException:
-            if begins:
-                (self.out / "config.json").unlink()
-            if begins and is_new:
-                self.out.rmdir()
-            raise
-        shared = {field.name for field in dataclasses.fields(step.StepConfig)} - {"network"}
-        self.config = step.StepConfig(network, **{name: getattr(settings, name) for name in shared})
-        params = with_labels(*initial, network) if initial else None
-        self.labels = batches.label_numbers(self.pool, network.labels)
-        mean, histogram = validation.colours(self.pool, self.rows)
-        state = step.create_state(self.config, 0, params, histogram)
-        self.validation = validation.Validation(
-            self.config,
-            val_pool,
-            held_out[:PHOTOGRAPHS],
-            mean,
-            state.rarity,
-            settings.colorfulness,
-            batches.label_numbers(val_pool, network.labels),
-        )
-        self.checkpoints = checkpoint.Checkpoints(self.out / "checkpoints")
-        self.progress = {"critic": False, "best": math.inf, "best_step": 0, "stale": 0}
-        self.state = jax.device_put(state, whole)
-        newest = self.checkpoints.newest()
-        if newest is not None:
-            self.state, self.progress = self.checkpoints.restore(newest, self.state)
-        else:
-            total = distributed.greatest(min(self._total_steps(), MOST_STEPS))
-            lengths = jax.device_put(step.steps(self.config, total), whole)
-            self.state = dataclasses.replace(self.state, **lengths)
-        # Steps, and those of them before there is a critic.
-        self.total, self.ordinary = int(self.state.total_steps), int(self.state.ordinary_steps)
-        if distributed.is_first():
-            report.cut_back(self.out, -1 if newest is None else newest)
+    a_step = seconds_per_call(once, min(10, 3 * settings.minutes), run.agree)
+    ema = step.local(run.state.ema)
+    a_validation = seconds_per_call(lambda: run.validation.measure(ema), 0, run.agree)
+    if settings.validate_every:
+        steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
+    else:
+        left = 60 * settings.minutes - VALIDATIONS * a_validation
+        steps = max(left, 30 * settings.minutes) / a_step  # rather longer than untrained
+    return max(1, int(steps))
 
-    def _devices(self) -> int:
-        """How many to use if the user does not say; 0 means all."""
-        if jax.default_backend() != "cpu" or jax.process_count() > 1:
-            return 0
-        if self.settings.batch * self.settings.size**2 < FEWEST_PIXELS:
-            return 1
-        return math.gcd(self.settings.batch, jax.device_count())
 
-    def _network(self) -> model.NetworkConfig:
-        """The network to train, with the labels that the photographs have if it shall learn them.
+def seconds_per_call(function: Callable[[], object], seconds: float, agree: Agree) -> float:
+    """Mean time of a call over about as many seconds, the first two (compilation) apart.
 
-        Raises:
-            data.DataError: they have not.
-        """
-        network = self.settings.network_config
-        if not self.settings.labels:
-            return network
-        labels = batches.label_names(self.pool, self.rows)
-        if len(labels) < 2:
-            raise data.DataError(
-                f"--labels: {self.settings.data} has {'one folder' if labels else 'no folder'} of "
-                f"{batches.FEWEST} or more photographs to train on, and there is nothing to tell "
-                "apart without two: put photographs of one kind into a folder of that name"
-            )
-        known = int((batches.label_numbers(self.pool, labels)[self.rows] >= 0).sum())
-        print(
-            f"{len(labels)} labels: {', '.join(labels[:5])}{', …' * (len(labels) > 5)}; "
-            f"{len(self.rows) - known} of {len(self.rows)} photographs have none"
-        )
-        return dataclasses.replace(network, labels=labels)
+    All processes make as many calls, since each may wait for what the others send.
+    """
 
-    def _remember(self, pools: dict[str, str] | None) -> None:
-        if not distributed.is_first():
-            return
-        path = self.out / "config.json"
-        content = {"config": dataclasses.asdict(self.settings), "pools": pools}
-        path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
-        os.replace(path.with_suffix(".tmp"), path)
+    def timed(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = function()
+            if not isinstance(result, Measured):
+                jax.block_until_ready(result)
+        return (time.perf_counter() - start) / calls
 
-    def _check(self, before: dict[str, str], pools: dict[str, str]) -> None:
-        """The photographs must still be those that the run began with."""
-        if before != pools:
-            changed = [name for name in pools if before.get(name) != pools[name]]
-            folders = " and ".join(getattr(self.settings, n) or self.settings.data for n in changed)
-            raise ConfigError(
-                f"the photographs in {folders}, or how colorjax packs them, have changed since the "
-                f"run in {self.out} began: "
-                "start another run with another --out, from this one's weights by --init "
-                f"{self.out / 'weights.safetensors'}"
-            )
-
-    def _total_steps(self) -> int:
-        settings = self.settings
-        if settings.steps:
-            return settings.steps
-        if not settings.minutes:
-            return max(1, round(settings.epochs * (len(self.rows) // settings.batch)))
-        spare = jax.tree.map(jnp.copy, self.state)
-        examples = [
-            batches.put(array, self.rows[: settings.batch], self.split)
-            for array in (self.pool.images, self.labels)
-        ]
-
-        def once(train_step: Callable) -> Any:
-            nonlocal spare
-            spare, result = train_step(self.config, spare, *examples)
-            return result
-
-        late, seconds = settings.adversarial, min(10, 3 * settings.minutes)
-        a_step = sum(
-            share * distributed.seconds_per_call(partial(once, phase.train_step), seconds)
-            for phase, share in ((step, 1 - late), (gan, late))
-            if share
-        )
-        a_validation = distributed.seconds_per_call(
-            lambda: self.validation.measure(distributed.own(self.state.ema)), 0
-        )
-        if settings.validate_every:
-            steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
-        else:
-            phases = 1 + (0 < late < 1)
-            left = 60 * settings.minutes - phases * VALIDATIONS * a_validation
-            steps = max(left, 30 * settings.minutes) / a_step  # rather longer than untrained
-        return max(1, int(steps))
-
-    def is_adversarial(self, number: int) -> bool:
-        """Whether the steps before a critic are over after so many."""
-        return self.ordinary <= number and self.ordinary < self.total
-
-    def train_step(self, number: int) -> Callable:
-        """The step to take after so many: ordinary, or with a critic."""
-        return (gan if self.is_adversarial(number) else step).train_step
-
-    def validates(self, number: int) -> bool:
-        """Whether to validate after so many steps."""
-        every, total = self.settings.validate_every, self.total
-        start, end = (0, self.ordinary) if number <= self.ordinary else (self.ordinary, total)
-        since = number if every else number - start
-        ends = number in (self.ordinary, total)
-        return ends or since % (every or max(1, -((start - end) // VALIDATIONS))) == 0
+    timed(2)
+    return timed(max(3, agree(int(seconds / timed(1)))))

@@ -1,27 +1,27 @@
 """What a run is measured on: photographs it does not learn from, and two answers to beat.
 
-And what is chosen on them after training: how vivid the colours of a network shall be.
+And what is calibrated on them after training: how vivid the colours of a network shall be.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorjax import color, metrics, palette, step
+from colorjax import color, loss, metrics, palette, step
 from colorjax.color import Array
+from colorjax.config import TrainConfig
 from colorjax.data import Pool
 from colorjax.model import Params
+from colorjax.palette import Decoding
 
-# Powers of the rarity weights that the network's probabilities are multiplied by, to choose among.
+# Powers of the bins' weights that the network's probabilities are multiplied by, to choose among.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# What rare colours may cost at the colourfulness wanted, in dB.
-_WORTH = 0.05
-MOST_SATURATION = 4.0
-# In points of AuC. At 10, multiplying the colours by 1.6 would count as better by more than
-# adversarial training makes them; at 4 it costs as much AuC as it brings.
-FULL_COLOR = 4.0
+# What rare colours may cost at the target colourfulness.
+PSNR_TOLERANCE_DB = 0.05
+MAX_SATURATION = 4.0
 _BATCH = 64
 
 
@@ -30,35 +30,79 @@ class Measured:
     """A network on the validation photographs. PSNR is in RGB, in dB, a mean over them."""
 
     samples: np.ndarray  # the first photographs, calibrated: sRGB `n S S 3` in 0…1
+    decoding: Decoding  # brings the colours to the colourfulness that was asked for
     validation_loss: float  # of the colours
     psnr: float  # of the colours as predicted
-    psnr_calibrated: float  # at the share of the truth's colourfulness that was asked for
-    colorfulness: float  # of the colours as predicted, as a share of the truth's
-    rarity: float  # these two reach the share asked for: a power of the rarity weights,
-    saturation: float  # and a factor on the colours
+    psnr_calibrated: float  # of the colours so decoded
+    colorfulness: float  # of the colours as predicted, as a fraction of the truth's
     auc: float  # of the colours as predicted, in %, at the network's output size
-    label_accuracy: float | None  # share of the labelled ones whose label is found
+    label_accuracy: float | None  # fraction of the labelled ones whose label is found
     label_chance: float | None  # of always saying the most frequent one
     psnr_grey: float  # of no colour at all
     psnr_constant: float  # of one colour everywhere
 
     def figures(self) -> dict[str, float]:
-        """All that there are but the samples, to five digits."""
+        """All the numbers, to five digits."""
+        values = vars(self) | {
+            "rarity_power": self.decoding.rarity_power,
+            "saturation": self.decoding.saturation,
+        }
         return {
             name: float(f"{value:.5g}")
-            for name, value in vars(self).items()
-            if name != "samples" and value is not None
+            for name, value in values.items()
+            if name not in ("samples", "decoding") and value is not None
         }
 
-    def badness(self, adversarial: bool) -> float:
-        """By which the best of a run's weights are chosen: the lower, the better.
 
-        The loss; once there is a critic, the colours as people take them: colourfulness as far
-        from the truth's as all of that is worth `FULL_COLOR` points of AuC.
-        """
-        if not adversarial:
-            return self.validation_loss
-        return FULL_COLOR * abs(1 - self.colorfulness) - self.auc
+def selection_score(measured: Measured) -> float:
+    """What the best of a run's weights have most of."""
+    return -measured.validation_loss
+
+
+def upsample_and_merge(lightness: Array, ab: Array) -> jax.Array:
+    """Lightness `B H W` with ab `B h w 2` scaled up bicubically → sRGB `B H W 3` of 8-bit steps."""
+    ab = jax.image.resize(ab, (*lightness.shape, 2), "cubic")
+    lab = jnp.concatenate([lightness[..., None], ab], axis=-1)
+    return jnp.round(255 * color.fit_gamut(lab)) / 255
+
+
+def centre_crops(images: Array, size: int) -> jax.Array:
+    """`B S S 3` uint8 → the centre `B size size 3` in 0…1."""
+    start = (images.shape[1] - size) // 2
+    return jnp.asarray(images[:, start : start + size, start : start + size], jnp.float32) / 255
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate(
+    config: TrainConfig, params: Params, bin_weights: jax.Array, images: Array, powers: Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """What the network makes of the centre crops of `B S S 3` uint8 pictures.
+
+    Returns:
+        Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the bins'
+        weights that probabilities are multiplied by (a network without bins has one answer to
+        all); and the number of its most likely label `B`, None from a network without labels.
+    """
+    rgb = centre_crops(images, config.size)
+    lightness = color.lightness(rgb)
+    output, label_logits = step.predict(config, params, lightness)
+    label = None if label_logits is None else label_logits.argmax(-1)
+    target = step.downsampled_lab(config, lightness, rgb)[..., 1:]
+    losses = loss.color_loss(config.head, output, target, bin_weights, config.huber)
+
+    def decoded(power: jax.Array) -> jax.Array:
+        decoding = Decoding(rarity_power=power, bin_weights=bin_weights)  # type: ignore - traced
+        return palette.decode(output, config.head, decoding)
+
+    # One after another: all at once would need more memory than a training step.
+    return losses, jax.lax.map(decoded, powers), label
+
+
+@partial(jax.jit, static_argnums=0)
+def downsampled_truth(config: TrainConfig, images: Array) -> jax.Array:
+    """Centre crops of `B S S 3` uint8 pictures as Lab `B h w 3` at the network's output size."""
+    rgb = centre_crops(images, config.size)
+    return step.downsampled_lab(config, color.lightness(rgb), rgb)
 
 
 class Validation:
@@ -66,36 +110,34 @@ class Validation:
 
     def __init__(
         self,
-        config: step.StepConfig,
+        config: TrainConfig,
         pool: Pool,
         rows: np.ndarray,
         constant_ab: np.ndarray,
-        rarity: Array,
-        share: float = 0.0,
+        bin_weights: Array,
         labels: np.ndarray | None = None,
     ):
         """Take photographs, and measure the two answers that need no network.
 
         Args:
-            config: network and size.
+            config: of the run; its colourfulness, as a fraction of the truth's, is what `measure`
+                calibrates to; 0 leaves the colours as predicted.
             pool: where the photographs are.
             rows: which of them, at least one.
             constant_ab: one ab for everything, of shape 2: the training photographs' mean.
-            rarity: weights of the bins, `261`, of the training photographs.
-            share: of the truth's colourfulness, that `measure` calibrates to; 0 leaves the
-                colours as predicted.
-            labels: of all photographs of the pool, as `batches.label_numbers` gives them.
+            bin_weights: `261`, of the training photographs.
+            labels: of all photographs of the pool, as `data.label_numbers` gives them.
         """
         self._labels = np.full(len(rows), -1) if labels is None else labels[rows]
-        self._config, self._rarity, self._share = config, np.asarray(rarity), share
+        self._config, self._bin_weights = config, np.asarray(bin_weights)
         self.count = len(rows)
         batch = min(self.count, _BATCH)
         # The last batch is filled up, so that one compiled program serves all.
-        filled = np.resize(rows, -(-self.count // batch) * batch)
-        self._batches = [pool.images[part] for part in np.split(filled, len(filled) // batch)]
-        crops = [step.centre_crops(images, config.size) for images in self._batches]
+        padded = np.resize(rows, -(-self.count // batch) * batch)
+        self._batches = [pool.images[part] for part in np.split(padded, len(padded) // batch)]
+        crops = [centre_crops(images, config.size) for images in self._batches]
         self.truth = np.concatenate(crops)[: self.count]
-        small = [step.reduced_truth(config, images) for images in self._batches]
+        small = [downsampled_truth(config, images) for images in self._batches]
         self._small = np.concatenate(small)[: self.count]
         self._cf_truth = max(_colorfulness(self._small, self._small[..., 1:], 1.0), 1e-3)
         self.psnr_grey = float(_psnr(self.truth, np.zeros((1, 1, 1, 2))))
@@ -103,10 +145,10 @@ class Validation:
 
     def predict(self, params: Params) -> tuple[float, np.ndarray, np.ndarray | None]:
         """The objective's mean, ab `K N h w 2` for each of the powers, and labels `N`."""
-        favours = self._share and self._config.network.head == "bins"
-        powers = np.array(POWERS if favours else (0.0,), np.float32)
+        several = self._config.colorfulness and self._config.head == "bins"
+        powers = np.array(POWERS if several else (0.0,), np.float32)
         parts = [
-            jax.device_get(step.evaluate(self._config, params, self._rarity, images, powers))
+            jax.device_get(evaluate(self._config, params, self._bin_weights, images, powers))
             for images in self._batches
         ]
         losses = np.concatenate([part[0] for part in parts])[: self.count]
@@ -124,52 +166,56 @@ class Validation:
         loss, ab, labels = self.predict(params)
         if not (np.isfinite(loss) and np.isfinite(ab).all()):
             raise FloatingPointError("the network's colours are not finite")
-        power, saturation = self._calibrate(ab) if self._share else (0, 1.0)
+        power, saturation = self._calibrate(ab) if self._config.colorfulness else (0, 1.0)
         calibrated = saturation * ab[power]
-        shown = _coloured(self.truth[:samples], calibrated[:samples])
+        is_bins = self._config.head == "bins"
         return Measured(
-            samples=np.asarray(shown),
+            samples=np.asarray(_colored(self.truth[:samples], calibrated[:samples])),
+            decoding=Decoding(
+                saturation=saturation,
+                rarity_power=POWERS[power],
+                bin_weights=self._bin_weights if is_bins else None,
+                working_size=self._config.working_size,
+            ),
             validation_loss=loss,
             psnr=float(_psnr(self.truth, ab[0])),
             psnr_calibrated=float(_psnr(self.truth, calibrated)),
             colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth),
-            rarity=POWERS[power],
-            saturation=saturation,
             auc=float(metrics.auc(np.sum([*map(_distances, self._small, ab[0])], axis=0))),
-            **self._labelled(labels),
+            **self._label_accuracy(labels),
             psnr_grey=self.psnr_grey,
             psnr_constant=self.psnr_constant,
         )
 
-    def _labelled(self, answers: np.ndarray | None) -> dict[str, float | None]:
-        known = self._labels >= 0
-        if answers is None or not known.any():
+    def _label_accuracy(self, answers: np.ndarray | None) -> dict[str, float | None]:
+        labelled = self._labels >= 0
+        if answers is None or not labelled.any():
             return {"label_accuracy": None, "label_chance": None}
-        right = (answers == self._labels)[known].mean()
-        most = np.bincount(self._labels[known]).max() / known.sum()
+        right = (answers == self._labels)[labelled].mean()
+        most = np.bincount(self._labels[labelled]).max() / labelled.sum()
         return {"label_accuracy": float(right), "label_chance": float(most)}
 
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
-        """The power, and saturation for it, that favours rare colours at no more than 0.05 dB.
+        """Choose the rarity power and the saturation: its place among the powers, and a factor.
 
-        It is the highest whose error at the colourfulness wanted is as near as that to the least
-        of all. Saturation is found by bisection of the mean absolute colourfulness, at the
-        network's output size; it stays within 4. A network that knows nothing yet would exceed
-        that with every power: the answer is then the first power, and 4.
+        For each power, bisection finds the saturation that reaches the target colourfulness, a
+        mean absolute one at the network's output size. The largest power whose PSNR is within
+        0.05 dB of the best is kept. A network that knows nothing yet would need more than the
+        largest saturation with every power: it gets the first power, and that saturation.
         """
-        wanted, found = self._share * self._cf_truth, []
+        target, candidates = self._config.colorfulness * self._cf_truth, []
         for index, answer in enumerate(ab):
-            low, high = 0.0, MOST_SATURATION
+            low, high = 0.0, MAX_SATURATION
             for _ in range(14):
                 middle = (low + high) / 2
-                below = _colorfulness(self._small, answer, middle) < wanted
+                below = _colorfulness(self._small, answer, middle) < target
                 low, high = (middle, high) if below else (low, middle)
-            if high < MOST_SATURATION:
-                found.append((float(_error(self._small, answer, high)), index, high))
-        if not found:
-            return 0, MOST_SATURATION
-        least = min(found)[0]
-        return max((index, high) for error, index, high in found if error <= least + _WORTH)
+            if high < MAX_SATURATION:
+                candidates.append((float(_error(self._small, answer, high)), index, high))
+        if not candidates:
+            return 0, MAX_SATURATION
+        limit = min(candidates)[0] + PSNR_TOLERANCE_DB
+        return max((index, high) for error, index, high in candidates if error <= limit)
 
 
 @jax.jit
@@ -179,15 +225,15 @@ def _psnr(truth: jax.Array, ab: jax.Array) -> jax.Array:
     A photograph counts 60 at most: an all-black one would be infinite.
     """
 
-    def of_one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return metrics.psnr(_coloured(pair[0][None], pair[1][None])[0], pair[0])
+    def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return metrics.psnr(_colored(pair[0][None], pair[1][None])[0], pair[0])
 
     ab = jnp.broadcast_to(ab, (len(truth), *ab.shape[1:]))
-    return jnp.minimum(jax.lax.map(of_one, (truth, ab)), 60).mean()
+    return jnp.minimum(jax.lax.map(one, (truth, ab)), 60).mean()
 
 
-def _coloured(truth: Array, ab: Array) -> jax.Array:
-    return step.colour_up(color.lightness(truth), ab)
+def _colored(truth: Array, ab: Array) -> jax.Array:
+    return upsample_and_merge(color.lightness(truth), ab)
 
 
 def _fitted(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
@@ -216,21 +262,3 @@ def _error(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
     """Minus the mean PSNR of ab times a saturation against `lab`, in dB."""
     psnr = metrics.psnr(_fitted(lab, ab, saturation), color.fit_gamut(lab))
     return -jnp.minimum(psnr, 60).mean()
-
-
-@jax.jit
-def _colours_of(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A picture `S S 3` of uint8 → its mean ab, and how many of its pixels each bin has."""
-    ab = color.rgb_to_lab(image / 255.0)[..., 1:]
-    return ab.mean((0, 1)), palette.histogram(ab)
-
-
-def colours(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours of up to 4,096 photographs, evenly spread over the rows.
-
-    Returns:
-        Their mean ab, of shape 2, and their pixels in each bin, `261`.
-    """
-    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(int)]
-    means, histograms = zip(*(_colours_of(pool.images[row]) for row in some), strict=True)
-    return np.mean(means, axis=0), np.sum(histograms, axis=0)

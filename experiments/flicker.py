@@ -28,7 +28,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from colorjax import checkpoint, color, config
+from colorjax import checkpoint, color, config, device
 from colorjax.colorizer import Colorizer
 from colorjax.media import frames, temporal
 from colorjax.media.film import FilmError, open_film
@@ -163,7 +163,7 @@ def run(argv: list[str] | None) -> int:
         raise config.ConfigError(f"--frames {options.frames}: it must be 5 or more")
     if options.json and not options.json.parent.is_dir():
         raise config.ConfigError(f"--json {options.json}: there is no folder {options.json.parent}")
-    config.use_compilation_cache()
+    device.use_compilation_cache()
     colorizer, report, copies = Colorizer.load(options.weights), {}, {}
     print(f"{'':44}" + " ".join(f"{name:>8}" for name in COLUMNS))
     for path in options.films:

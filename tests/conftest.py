@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colorjax import config
+from colorjax import device
 
-config.use_compilation_cache()
+device.use_compilation_cache()
 
 
 def picture(seed: int, height: int = 40, width: int = 52) -> np.ndarray:

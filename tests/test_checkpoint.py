@@ -1,9 +1,14 @@
+import dataclasses
+import os
+
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from colorjax import checkpoint, model
-from colorjax.checkpoint import Checkpoints, WeightsError
+from colorjax import checkpoint, model, step
+from colorjax.checkpoint import WeightsError
+from colorjax.config import TrainConfig
 from colorjax.model import NetworkConfig
 from colorjax.palette import Decoding
 
@@ -44,7 +49,7 @@ def test_failed_write_leaves_what_was_there(weights, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save_weights(weights, {"a": np.zeros(3)}, NETWORK, {})
     assert weights.read_bytes() == before
@@ -89,27 +94,83 @@ def test_a_directory_is_not_weights(tmp_path):
         checkpoint.read_header(tmp_path)
 
 
-def test_newest_and_best_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.newest() is None
-    for step, value in ((1, 1.0), (2, 5.0), (3, 3.0), (4, None), (5, 2.0)):
-        checkpoints.save(step, {"x": np.full(4, step, np.float32)}, {"at": step}, value)
-    checkpoints.wait()
-    kept = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
-    assert kept == ["2", "5"] and checkpoints.newest() == 5
-    state, progress = checkpoints.restore(2, {"x": np.zeros(4, np.float32)})
-    np.testing.assert_array_equal(state["x"], np.full(4, 2))
-    assert progress == {"at": 2}
-    checkpoints.close()
+CONFIG = TrainConfig(network="unet", width=16, size=16, dtype="float32")
 
 
-def test_the_best_outlives_a_resume(tmp_path):
-    first = Checkpoints(tmp_path)
-    first.save(1, {"x": np.zeros(4)}, {}, 9.0)
-    first.save(2, {"x": np.zeros(4)}, {})
-    first.close()
-    second = Checkpoints(tmp_path)
-    second.save(3, {"x": np.zeros(4)}, {}, 1.0)
-    second.save(4, {"x": np.zeros(4)}, {}, 2.0)
-    second.close()
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1", "4"]
+@pytest.fixture(scope="module")
+def state():
+    """A state all of whose numbers differ."""
+    template = step.create_state(CONFIG, 9)
+    leaves, tree = jax.tree.flatten(template)
+    random = np.random.default_rng(0)
+    values = [(100 * random.standard_normal(leaf.shape)).astype(leaf.dtype) for leaf in leaves]
+    return jax.device_put(jax.tree.unflatten(tree, values))
+
+
+def test_a_state_comes_back_bit_for_bit(state, tmp_path):
+    path, progress = tmp_path / "newest.safetensors", {"best": -np.inf, "stale": 2}
+    checkpoint.save_state(path, state, progress)
+    restored, found = checkpoint.restore_state(path, step.create_state(CONFIG))
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert found == progress
+    assert checkpoint.read_steps(path) == (int(state.step), int(state.total_steps))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_state_before_the_newest_stays(state, tmp_path):
+    path = tmp_path / "newest.safetensors"
+    for number in (1, 2, 3):
+        checkpoint.save_state(path, state, {"at": number})
+    assert checkpoint.restore_state(path, state)[1] == {"at": 3}
+    assert checkpoint.restore_state(tmp_path / "previous.safetensors", state)[1] == {"at": 2}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_leaves_the_states_that_were_there(state, tmp_path, monkeypatch):
+    path = tmp_path / "newest.safetensors"
+    checkpoint.save_state(path, state, {"at": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save_state(path, state, {"at": 2})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert checkpoint.restore_state(path, state)[1] == {"at": 1}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.unlink(), "does not exist"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-1]), "not a file"),
+        (lambda p: p.write_bytes(b""), "not a file"),
+        (lambda p: rewrite(p, lambda t, m: m.clear()), "not a training state"),
+        (lambda p: rewrite(p, lambda t, m: t.pop("step")), "another network"),
+        (lambda p: rewrite(p, lambda t, m: t.update(step=np.int64(3))), "another network"),
+    ],
+)
+def test_spoilt_states_get_a_sentence(state, tmp_path, spoil, message):
+    path = tmp_path / "newest.safetensors"
+    checkpoint.save_state(path, state, {})
+    spoil(path)
+    with pytest.raises(WeightsError, match=message) as error:
+        checkpoint.restore_state(path, state)
+    assert str(path) in str(error.value)
+
+
+def test_an_encoder_is_read_from_its_own_file_and_from_a_networks(tmp_path):
+    network = NetworkConfig("lite", 16, "bins")
+    params = model.init(0, network)
+    shapes = model.shapes(NetworkConfig("lite", 32, "bins"))["encoder"]
+    whole, alone = tmp_path / "whole.safetensors", tmp_path / "alone.safetensors"
+    checkpoint.save_weights(whole, params, dataclasses.asdict(network), {})
+    checkpoint.save_weights(alone, params["encoder"], {}, {})
+    for path in (whole, alone):
+        jax.tree.map(
+            np.testing.assert_array_equal, checkpoint.load_encoder(path, shapes), params["encoder"]
+        )
+    checkpoint.save_weights(alone, {"stem": params["encoder"]["stem"]}, {}, {})
+    with pytest.raises(WeightsError, match="alone.safetensors lacks blocks"):
+        checkpoint.load_encoder(alone, shapes)

@@ -1,19 +1,19 @@
-import contextlib
 import os
 import shutil
-import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import picture
 from PIL import Image
 
-from colorjax import batches, data
+from colorjax import data
+from colorjax.media import files
 
 
 def pack(folder, tmp_path, **options):
     said = []
-    pool = data.pack(
+    pool = data.load_pool(
         folder, options.pop("side", 24), tmp_path / "pools", say=said.append, **options
     )
     return pool, said
@@ -82,24 +82,52 @@ def test_interrupted_packing_leaves_no_pool(photographs, tmp_path):
     assert len(pack(photographs, tmp_path)[0]) == 40
 
 
-def test_what_a_killed_packing_left_is_cleared_away(photographs, tmp_path):
-    names = [f"photographs-40px-{12345:016x}.tmp{number}" for number in range(4)]
-    killed, empty, running, going = (tmp_path / "pools" / name for name in names)
-    own = tmp_path / "photographs.tmp2"  # a folder's name may be like that
-    shutil.copytree(photographs, own)
-    finished = pack(own, tmp_path)[0].directory
-    for directory in (killed, running, going):
-        directory.mkdir(parents=True)
-        (directory / "images").touch()
-    empty.mkdir()
-    (going / "left-out.txt").touch()
-    for path in (killed, empty, running, going):  # of two, only what they write is new
-        os.utime(path, (0, 0))
-    for path in (killed / "images", going / "images", finished, *finished.iterdir()):
-        os.utime(path, (0, 0))
-    pack(photographs, tmp_path)
-    assert not killed.exists() and not empty.exists()
-    assert running.exists() and going.exists() and finished.exists()
+def test_one_new_photograph_is_all_that_is_decoded(photographs, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(photographs, folder)
+    (folder / "text.jpg").write_text("no picture")
+    shutil.copy(folder / "flowers/001.png", folder / "again.png")
+    first, _ = pack(folder, tmp_path)
+    Image.fromarray(picture(99)).save(folder / "a.png")
+    os.utime(folder / "flowers/003.tif", (1, 1))  # changed, for all that is known
+    read, decoded = files.read_small, []
+    monkeypatch.setattr(
+        files, "read_small", lambda c, path, s: decoded.append(path.name) or read(c, path, s)
+    )
+    second, said = pack(folder, tmp_path)
+    # Of two that are the same, the one left out is looked at again: the other may have gone.
+    assert sorted(decoded) == ["001.png", "003.tif", "a.png"]
+    assert len(second) == 41 and second.left_out == first.left_out
+    for row, path in enumerate(first.paths):
+        place = second.paths.index(path)
+        np.testing.assert_array_equal(first.images[row], second.images[place])
+        assert first.hashes[row] == second.hashes[place]
+    assert any("no longer used" in line and f"rm -r {first.directory}" in line for line in said)
+
+
+def test_pools_that_others_use_are_not_named(photographs, tmp_path):
+    pack(photographs, tmp_path, side=32)
+    folder = tmp_path / "copy"
+    shutil.copytree(photographs, folder)
+    directory = tmp_path / "pools" / f"{folder.name}-24px-0123456789abcdef.tmp-x"
+    directory.mkdir()  # of a packing that goes on right now
+    assert not any("no longer" in line for line in pack(folder, tmp_path)[1])
+    os.utime(directory, (0, 0))  # of one that was killed
+    Image.fromarray(picture(99)).save(folder / "a.png")
+    assert any(str(directory) in line for line in pack(folder, tmp_path)[1])
+
+
+def test_a_default_given_explicitly_or_another_name_of_the_folder_packs_nothing_anew(
+    photographs, tmp_path
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(photographs, folder)
+    first, _ = pack(folder, tmp_path)
+    again, said = pack(folder, tmp_path, min_colorfulness=15.0)
+    assert "packed before" in said[0] and again.directory == first.directory
+    folder.rename(tmp_path / "moved")
+    moved, said = pack(tmp_path / "moved", tmp_path)
+    assert "packed before" in said[0] and moved.fingerprint == first.fingerprint
 
 
 def test_a_damaged_pool_is_named(photographs, tmp_path):
@@ -134,24 +162,24 @@ def test_full_disk_is_foreseen(photographs, tmp_path, monkeypatch):
 
 def test_split_is_by_content(photographs, tmp_path):
     pool, _ = pack(photographs, tmp_path)
-    rows, held_out = batches.split(pool, pool, 0.2, 8)
+    rows, held_out = data.split(pool, pool, 0.2, 8)
     assert sorted([*rows, *held_out]) == list(range(40)) and 1 <= len(held_out) < 20
-    assert len(batches.split(pool, pool, 1e-9, 8)[1]) == 1  # at least one
+    assert len(data.split(pool, pool, 1e-9, 8)[1]) == 1  # at least one
     folder = tmp_path / "more"
     shutil.copytree(photographs, folder)
     Image.fromarray(picture(99)).save(folder / "000-first.png")
     more, _ = pack(folder, tmp_path, side=32)
     names = {pool.paths[row] for row in held_out}
-    assert names <= {more.paths[row] for row in batches.split(more, more, 0.2, 8)[1]}
+    assert names <= {more.paths[row] for row in data.split(more, more, 0.2, 8)[1]}
     with pytest.raises(data.DataError, match="fewer than one batch of 40"):
-        batches.split(pool, pool, 0.2, 40)
+        data.split(pool, pool, 0.2, 40)
 
 
 def test_photographs_of_the_validation_folder_are_not_trained_on(photographs, tmp_path):
     folder = tmp_path / "val"
     shutil.copytree(photographs / "flowers", folder)
     pool, val_pool = pack(photographs, tmp_path)[0], pack(folder, tmp_path)[0]
-    rows, held_out = batches.split(pool, val_pool, 0.2, 8)
+    rows, held_out = data.split(pool, val_pool, 0.2, 8)
     assert len(held_out) == 20 and len(rows) == 20
     assert not any("flowers" in pool.paths[row] for row in rows)
 
@@ -159,18 +187,20 @@ def test_photographs_of_the_validation_folder_are_not_trained_on(photographs, tm
 def test_two_may_pack_one_folder_at_once(photographs, tmp_path):
     def other_run(done, total):
         if done == 20 and not list(tmp_path.glob("pools/*px-*/index.json")):
-            with monkeypatched_pid():
-                pack(photographs, tmp_path)
-
-    def monkeypatched_pid():
-        patch = pytest.MonkeyPatch()
-        pid = os.getpid() + 1
-        patch.setattr(os, "getpid", lambda: pid)
-        return contextlib.closing(types.SimpleNamespace(close=patch.undo))
+            pack(photographs, tmp_path)
 
     pool, _ = pack(photographs, tmp_path, progress=other_run)
     assert len(pool) == 40 and (pool.images.reshape(40, -1).max(1) > 0).all()
     assert len(list((tmp_path / "pools").iterdir())) == 1  # nothing is left of either
+
+
+def test_all_photographs_train_or_validate():
+    """Of a large folder 256 validate, and all others train."""
+    count = 30_000
+    hashes = np.random.default_rng(0).integers(0, 2**64, count, np.uint64)
+    pool = data.Pool(np.zeros((count, 0, 0, 3), np.uint8), hashes, [], {}, "", Path())
+    rows, held_out = data.split(pool, pool, 0.02, 64)
+    assert len(held_out) == 256 and len(rows) + len(held_out) == count
 
 
 def test_batches_are_a_function_of_seed_and_step(photographs, tmp_path):
@@ -180,7 +210,7 @@ def test_batches_are_a_function_of_seed_and_step(photographs, tmp_path):
     def take(first, last, seed=0):
         return [
             np.asarray(images)
-            for images, _ in batches.batches(pool, labels, rows, 8, seed, first, last)
+            for images, _ in data.batches(pool, labels, rows, 8, seed, first, last)
         ]
 
     whole = take(0, 12)

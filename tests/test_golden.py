@@ -9,16 +9,18 @@ import pytest
 from conftest import picture
 
 from colorjax import color, palette, step
-from colorjax.model import NetworkConfig
+from colorjax.config import TrainConfig
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 # AdamW: of Muon, test_muon.py says what it must compute.
 CONFIGS = {
-    name: step.StepConfig(network, size=16, lr=2e-3, optimizer="adamw")
-    for name, network in {
-        "paper": NetworkConfig("paper"),
-        "unet": NetworkConfig("unet", 16),
-        "bins": NetworkConfig("unet", 16, "bins", ("cat", "dog")),
+    name: TrainConfig(
+        size=16, width=16, lr=2e-3, optimizer="adamw", schedule="cosine", dtype="float32", **values
+    )
+    for name, values in {
+        "paper": {"network": "paper", "head": "ab"},
+        "unet": {"network": "unet", "head": "ab"},
+        "bins": {"network": "unet", "label_names": ("cat", "dog")},
     }.items()
 }
 

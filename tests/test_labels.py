@@ -11,7 +11,8 @@ from test_train import SMALL, log
 
 import colorize
 import train
-from colorjax import Colorizer, batches, checkpoint, data, loss, model, run, step, validation
+from colorjax import Colorizer, checkpoint, data, loss, model, run, step, validation
+from colorjax.config import TrainConfig
 from colorjax.model import NetworkConfig
 
 
@@ -43,31 +44,31 @@ def labelled(tmp_path_factory):
 def trained(labelled, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "labels"
     options = "--labels --steps 100 --validate-every 50 --batch 16".split()
-    options += "--val-fraction 0.2 --film 0 --ageing 0".split()
+    options += "--val-fraction 0.2 --film 0 --degradation 0".split()
     argv = ["--data", str(labelled), "--out", str(out), *SMALL, *options]
     assert train.main(argv) == 0
     return out
 
 
 def test_folders_are_labels(labelled, tmp_path):
-    pool = data.pack(labelled, 18, tmp_path, 0, say=lambda line: None)
-    names = batches.label_names(pool, np.arange(len(pool)))
+    pool = data.load_pool(labelled, 18, tmp_path, 0, say=lambda line: None)
+    names = data.label_names(pool, np.arange(len(pool)))
     assert names == ("across", "along")
-    numbers = batches.label_numbers(pool, names)
+    numbers = data.label_numbers(pool, names)
     for path, number in zip(pool.paths, numbers, strict=True):
         first = path.split("/")[0]
         assert number == {"across": 0, "along": 1}.get(first, -1)
     assert (numbers == 0).sum() == (numbers == 1).sum() == 40
     few = np.flatnonzero(numbers == 1)[:19]  # 19 photographs to train on are too few
-    assert batches.label_names(pool, np.append(np.flatnonzero(numbers != 1), few)) == ("across",)
+    assert data.label_names(pool, np.append(np.flatnonzero(numbers != 1), few)) == ("across",)
 
 
 def test_batches_bring_the_labels_of_their_photographs(labelled, tmp_path):
-    pool = data.pack(labelled, 18, tmp_path, 0, say=lambda line: None)
-    numbers = batches.label_numbers(pool, ("across", "along"))
+    pool = data.load_pool(labelled, 18, tmp_path, 0, say=lambda line: None)
+    numbers = data.label_numbers(pool, ("across", "along"))
     known = {image.tobytes(): number for image, number in zip(pool.images, numbers, strict=True)}
     rows = np.arange(len(pool))
-    for images, labels in batches.batches(pool, numbers, rows, 16, 0, 0, 5):
+    for images, labels in data.batches(pool, numbers, rows, 16, 0, 0, 5):
         for image, label in zip(np.asarray(images), np.asarray(labels), strict=True):
             assert known[image.tobytes()] == label
 
@@ -113,20 +114,21 @@ def test_labels_leave_colour_alone():
     with_labels = dataclasses.replace(plain, labels=("a", "b", "c"))
     lightness = np.random.default_rng(0).uniform(0, 100, (2, 32, 48)).astype(np.float32)
     params = model.init(3, with_labels)
-    colours, said = model.predict(params, with_labels, lightness)
-    assert said is not None and said.shape == (2, 3)
+    colors, label_logits = model.predict(params, with_labels, lightness)
+    assert label_logits is not None and label_logits.shape == (2, 3)
     alone = {name: part for name, part in params.items() if not name.startswith("classifier")}
-    np.testing.assert_array_equal(model.apply(alone, plain, lightness), colours)
+    np.testing.assert_array_equal(model.apply(alone, plain, lightness), colors)
 
 
 def test_accuracy_counts_the_labelled_alone(labelled, tmp_path):
-    pool = data.pack(labelled, 18, tmp_path, 0, say=lambda line: None)
+    pool = data.load_pool(labelled, 18, tmp_path, 0, say=lambda line: None)
     rows = np.arange(len(pool))
-    numbers = batches.label_numbers(pool, ("across", "along"))
+    numbers = data.label_numbers(pool, ("across", "along"))
     numbers[np.flatnonzero(numbers == 0)[:10]] = -1
-    config = step.StepConfig(NetworkConfig("unet", 16, "bins", ("across", "along")), size=16)
+    names = ("across", "along")
+    config = TrainConfig(network="unet", width=16, size=16, colorfulness=0, label_names=names)
     state = step.create_state(config)
-    held_out = validation.Validation(config, pool, rows, np.zeros(2), state.rarity, 0, numbers)
+    held_out = validation.Validation(config, pool, rows, np.zeros(2), state.bin_weights, numbers)
     measured = held_out.measure(state.params)  # a new classifier always says the first
     assert measured.label_accuracy == pytest.approx(30 / 70)
     assert measured.label_chance == pytest.approx(40 / 70)
@@ -162,7 +164,6 @@ def test_bad_input_gets_a_sentence(labelled, trained, tmp_path, capsys):
         (train.main, ["--data", flat, "--labels", *SMALL], ["--labels", "one folder", "two"]),
         (train.main, ["--data", flat / "only", "--labels", *SMALL], ["--labels", "no folder"]),
         (train.main, ["--data", flat, "--labels", "--preset", "paper"], ["--labels", "paper"]),
-        (train.main, ["--data", flat, "--critic-weight", "2"], ["--critic-weight", "gan"]),
         (colorize.main, [grey, out.with_suffix(".png"), "--explain"], ["--explain", "labels"]),
         (colorize.main, ["in.mp4", out.with_suffix(".mp4"), "--explain"], ["--explain", "film"]),
         (colorize.main, [flat, out, "--explain", "--weights", weights], ["--explain", "folder"]),

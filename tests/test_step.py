@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from colorjax import augment, color, loss, palette, step
-from colorjax.model import NetworkConfig
+from colorjax import augment, color, loss, model, palette, step, validation
+from colorjax.config import TrainConfig
 
-CONFIG = step.StepConfig(NetworkConfig("unet", 16), size=32, lr=3e-3)
-VIVID = step.StepConfig(NetworkConfig("unet", 16, "bins"), size=32, lr=3e-3, film=0, ageing=0)
+VIVID = TrainConfig(network="unet", width=16, size=32, lr=3e-3, film=0, degradation=0)
+CONFIG = dataclasses.replace(
+    VIVID, head="ab", film=0.3, degradation=0.2, schedule="cosine", dtype="float32"
+)
 
 
 def photographs(count: int = 8, side: int = 36) -> np.ndarray:
@@ -29,7 +31,7 @@ def run(config, steps, images, sharding=None, state=None):
 
 
 def test_loss_falls_on_one_batch():
-    plain = dataclasses.replace(CONFIG, film=0.0, ageing=0.0)
+    plain = dataclasses.replace(CONFIG, film=0.0, degradation=0.0)
     _, losses = run(plain, 60, photographs())
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
@@ -60,15 +62,70 @@ def test_four_devices_equal_one():
     assert max(jax.tree.leaves(differences)) < 0.02 * CONFIG.lr
 
 
-def test_too_many_devices_are_refused():
+def test_devices_are_those_of_all_processes_alike(monkeypatch):
     with pytest.raises(ValueError, match="--devices 99"):
         step.placement(99)
+    halves = jax.devices()[:2], jax.devices()[2:]  # stand for two processes
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda process: list(halves[process]))
+    with pytest.raises(ValueError, match="--devices 1: it must be a multiple of the 2 processes"):
+        step.placement(1)
+    mesh = step.placement(2)[1].mesh
+    assert list(mesh.devices) == [halves[0][0], halves[1][0]]
+
+
+def rates(config, total):
+    steps = jnp.arange(total + 1)
+    return np.asarray(jax.vmap(lambda k: step.learning_rate(config, k, jnp.int32(total)))(steps))
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
-    rates = [float(step.learning_rate(CONFIG, jnp.int32(k), jnp.int32(1000))) for k in range(1001)]
-    assert rates[0] == pytest.approx(CONFIG.lr / 20) and max(rates) == pytest.approx(CONFIG.lr)
-    assert rates[20:] == sorted(rates[20:], reverse=True) and rates[1000] == pytest.approx(0)
+    cosine = rates(CONFIG, 1000)
+    assert cosine[0] == pytest.approx(CONFIG.lr / 20) and max(cosine) == pytest.approx(CONFIG.lr)
+    assert (np.diff(cosine[20:]) <= 0).all() and cosine[1000] == pytest.approx(0)
+
+
+def test_a_wsd_rate_is_constant_and_falls_over_the_last_tenth():
+    wsd = rates(VIVID, 1000)
+    assert wsd[0] == pytest.approx(VIVID.lr / 20) and wsd[1000] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(wsd[20:900], VIVID.lr, rtol=1e-3)
+    # 1 − √t, a quarter of the way.
+    assert wsd[925] == pytest.approx(VIVID.lr / 2, rel=1e-3)
+    assert step.trunk_steps(1000) == 900 and step.branch_steps(900) == 1000
+    for done in range(1, 500):  # a branch's rate falls from where it begins
+        assert done <= step.trunk_steps(step.branch_steps(done)) <= done + 1
+
+
+def test_what_the_step_does_not_depend_on_does_not_compile_it_anew():
+    same = dataclasses.replace(VIVID, data="photos", out="runs/x", devices=3, label_names=())
+    assert same == VIVID and hash(same) == hash(VIVID)
+    assert dataclasses.replace(VIVID, lr=1e-4) != VIVID
+
+
+LITE = dataclasses.replace(VIVID, network="lite", optimizer="adamw", weight_decay=0.0)
+
+
+def test_an_encoder_learns_at_its_own_rate_and_its_first_blocks_may_be_frozen():
+    params = model.shapes(LITE.network_config)
+    config = dataclasses.replace(LITE, lr=1e-3, encoder_lr=2e-4, frozen_blocks=2)
+    found = step.learning_rates(config, params)
+    encoder = found["encoder"]
+    assert encoder["stem"]["kernel"] == encoder["blocks"][1]["expand"]["kernel"] == 0
+    assert encoder["blocks"][2]["expand"]["kernel"] == pytest.approx(0.2)
+    assert found["head"]["kernel"] == found["stem"]["kernel"] == 1
+    # The U-Net has an encoder that is not pretrained.
+    unet = step.learning_rates(VIVID, model.shapes(VIVID.network_config))
+    assert set(jax.tree.leaves(unet)) == {1.0}
+
+
+def test_a_frozen_encoder_stays_and_takes_no_backward_pass():
+    frozen = dataclasses.replace(LITE, encoder_lr=0.0)
+    images = photographs(2)
+    jaxprs = [
+        str(jax.make_jaxpr(lambda s, c=c: step.train_step(c, s, images))(step.create_state(c, 10)))
+        for c in (LITE, frozen)
+    ]
+    assert len(jaxprs[1]) < 0.7 * len(jaxprs[0])
 
 
 def test_ema_forgets_its_start():
@@ -81,10 +138,12 @@ def test_ema_forgets_its_start():
 
 def test_prediction_keeps_lightness():
     state, _ = run(CONFIG, 10, photographs())
-    losses, ab, _ = step.evaluate(CONFIG, state.params, state.rarity, photographs(), np.zeros(1))
+    losses, ab, _ = validation.evaluate(
+        CONFIG, state.params, state.bin_weights, photographs(), np.zeros(1)
+    )
     assert losses.shape == (8,) and ab.shape == (1, 8, 8, 8, 2)
-    truth = step.centre_crops(photographs(), CONFIG.size)
-    prediction = step.colour_up(color.lightness(truth), ab[0])
+    truth = validation.centre_crops(photographs(), CONFIG.size)
+    prediction = validation.upsample_and_merge(color.lightness(truth), ab[0])
     error = jnp.abs(color.lightness(prediction) - color.lightness(truth)).max()
     assert prediction.shape == (8, 32, 32, 3) and error < 0.5
 
@@ -97,13 +156,17 @@ def vivid_state(images):
 def test_vivid_begins_with_the_frequencies_and_learns():
     images = photographs()
     state = vivid_state(images)
-    start, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([0, 1]))
+    start, ab, _ = validation.evaluate(
+        VIVID, state.params, state.bin_weights, images, np.float32([0, 1])
+    )
     assert ab.shape == (2, 8, 8, 8, 2) and np.ptp(ab[0], (0, 1, 2)).max() < 1e-3  # one colour yet
     state, _ = run(VIVID, 60, images, state=state)
-    end, ab, _ = step.evaluate(VIVID, state.params, state.rarity, images, np.float32([0, 1]))
+    end, ab, _ = validation.evaluate(
+        VIVID, state.params, state.bin_weights, images, np.float32([0, 1])
+    )
     assert end.mean() < 0.8 * start.mean()
     # What is learnt is where which colour is; favouring rare colours is bolder.
-    truth = step.reduced_truth(VIVID, images)[..., 1:]
+    truth = validation.downsampled_truth(VIVID, images)[..., 1:]
     mean = truth.mean((0, 1, 2))
     assert jnp.abs(ab[0] - truth).mean() < 0.8 * jnp.abs(mean - truth).mean()
     assert (
@@ -116,12 +179,12 @@ def test_rare_colours_weigh_more():
     """Two answers equally wrong in their share of pixels: the one that misses the rare is worse."""
     common, rare = jnp.array([20.0, 30.0]), jnp.array([-40.0, 20.0])
     target = jnp.broadcast_to(common, (1, 10, 10, 2)).at[:, 0].set(rare)
-    rarity = palette.bin_weights(palette.histogram(target))
+    weights = palette.bin_weights(palette.histogram(target))
     sure = 6 * palette.encode(target)
     misses_rare = sure.at[:, 0].set(0)
     misses_common = sure.at[:, 1].set(0)
     losses = [
-        float(loss.cross_entropy(x, target, rarity)[0]) for x in (sure, misses_common, misses_rare)
+        float(loss.cross_entropy(x, target, weights)[0]) for x in (sure, misses_common, misses_rare)
     ]
     assert losses[0] < losses[1] < losses[2]
     even = [
@@ -166,7 +229,7 @@ def test_crops_vary_and_stay_in_range():
     assert len(np.unique(np.asarray(crops).reshape(64, -1), axis=0)) == 64
 
 
-def test_film_sees_a_share_of_the_pictures_otherwise():
+def test_film_sees_some_pictures_otherwise():
     rgb = jnp.asarray(photographs(200)) / 255.0
     film = augment.film_lightness(jax.random.key(0), rgb, 0.3)
     changed = jnp.abs(film - color.lightness(rgb)).max((1, 2)) > 0.01
@@ -177,17 +240,17 @@ def test_film_sees_a_share_of_the_pictures_otherwise():
     np.testing.assert_allclose(seen, color.lightness(grey), atol=1e-3)
 
 
-def test_ageing_befalls_and_stays_in_range():
+def test_degradation_shows_and_stays_in_range():
     lightness = color.lightness(jnp.asarray(photographs(64)) / 255.0)
-    np.testing.assert_array_equal(augment.age(jax.random.key(0), lightness, 0.0), lightness)
-    aged = augment.age(jax.random.key(0), lightness, 1.0)
-    assert jnp.isfinite(aged).all() and aged.min() >= 0 and aged.max() <= 100
-    assert (jnp.abs(aged - lightness).max((1, 2)) > 1).all()
+    np.testing.assert_array_equal(augment.degrade(jax.random.key(0), lightness, 0.0), lightness)
+    degraded = augment.degrade(jax.random.key(0), lightness, 1.0)
+    assert jnp.isfinite(degraded).all() and degraded.min() >= 0 and degraded.max() <= 100
+    assert (jnp.abs(degraded - lightness).max((1, 2)) > 1).all()
 
 
 def test_true_colour_is_asked_for_at_the_networks_size():
-    lightness, target = step.examples(
-        dataclasses.replace(CONFIG, film=0.0, ageing=0.0), jax.random.key(0), photographs()
+    lightness, target = step.make_inputs_and_targets(
+        dataclasses.replace(CONFIG, film=0.0, degradation=0.0), jax.random.key(0), photographs()
     )
     assert lightness.shape == (8, 32, 32) and target.shape == (8, 8, 8, 2)
     rgb = augment.random_crops(jax.random.split(jax.random.key(0), 3)[0], photographs(), 32)

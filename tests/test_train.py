@@ -49,7 +49,7 @@ def whole(photographs, tmp_path_factory):
 
 def test_a_cpu_is_two_devices_where_that_pays(photographs, tmp_path, monkeypatch, capsys):
     """For an even batch, of enough pixels."""
-    code = "import sys, train; from colorjax import config; config.use_two_cores();"
+    code = "import sys, train; from colorjax import config; device.use_two_cpu_devices();"
     code += "import jax; print(jax.device_count())"
     for chosen, count in ((None, min(2, os.cpu_count() or 1)), ("3", 3)):
         environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from colorjax import color, metrics, model, step, validation
+from colorjax import color, data, metrics, model, palette, step, validation
+from colorjax.config import TrainConfig
 from colorjax.data import Pool
-from colorjax.model import NetworkConfig
+from colorjax.palette import Decoding
 
-CONFIG = step.StepConfig(NetworkConfig("unet", 16), size=32)
+CONFIG = TrainConfig(network="unet", head="ab", width=16, size=32, colorfulness=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +20,22 @@ def pool():
     return Pool(images, np.arange(6, dtype=np.uint64), [str(n) for n in range(6)], {}, "", Path())
 
 
-def make(pool, share=0.0, rows=6, config=CONFIG):
-    mean, histogram = validation.colours(pool, np.arange(rows))
-    rarity = step.create_state(config, histogram=histogram).rarity
-    return validation.Validation(config, pool, np.arange(rows), mean, rarity, share)
+def make(pool, target=0.0, rows=6, config=CONFIG):
+    config = dataclasses.replace(config, colorfulness=target)
+    mean, histogram = data.color_statistics(pool, np.arange(rows))
+    weights = palette.bin_weights(histogram)
+    return validation.Validation(config, pool, np.arange(rows), mean, weights)
 
 
 def muted(pool, factor):
     """An answer in place of a network's: the truth with less of its colour."""
-    truth = step.reduced_truth(CONFIG, pool.images)[..., 1:]
+    truth = validation.downsampled_truth(CONFIG, pool.images)[..., 1:]
     return lambda params: (0.1, factor * np.asarray(truth)[None], None)
 
 
 def test_baselines_are_those_of_a_hand(pool):
     held_out = make(pool)
-    truth = step.centre_crops(pool.images, 32)
+    truth = validation.centre_crops(pool.images, 32)
     lightness = color.lightness(truth)
     for ab, measured in (
         (np.zeros(2), held_out.psnr_grey),
@@ -50,70 +52,70 @@ def test_baselines_are_those_of_a_hand(pool):
 
 def test_a_new_network_answers_as_grey_does(pool):
     held_out = make(pool)
-    measured = held_out.measure(model.init(0, CONFIG.network), samples=2)
+    measured = held_out.measure(model.init(0, CONFIG.network_config), samples=2)
     assert measured.psnr == pytest.approx(held_out.psnr_grey, abs=0.01)
     assert measured.colorfulness < 0.02 and measured.samples.shape == (2, 32, 32, 3)
-    assert (measured.saturation, measured.rarity) == (1, 0)
+    assert measured.decoding == Decoding(working_size=48)
     assert "samples" not in measured.figures() and measured.figures()["saturation"] == 1
 
 
-@pytest.mark.parametrize("share", [0.3, 0.8])
-def test_calibration_reaches_the_share_asked_for(pool, share, monkeypatch):
-    held_out = make(pool, share)
+@pytest.mark.parametrize("target", [0.3, 0.8])
+def test_calibration_reaches_the_colourfulness_asked_for(pool, target, monkeypatch):
+    held_out = make(pool, target)
     monkeypatch.setattr(held_out, "predict", muted(pool, 0.4))
     measured = held_out.measure({})
     # Half of chroma is half of colourfulness, as nearly as opponents are linear in ab.
     assert measured.colorfulness == pytest.approx(0.4, abs=0.08)
-    assert measured.saturation == pytest.approx(share / 0.4, rel=0.2)
-    lab = np.array(step.reduced_truth(CONFIG, pool.images))
-    lab[..., 1:] *= 0.4 * measured.saturation
+    assert measured.decoding.saturation == pytest.approx(target / 0.4, rel=0.2)
+    lab = np.array(validation.downsampled_truth(CONFIG, pool.images))
+    lab[..., 1:] *= 0.4 * measured.decoding.saturation
     reached = color.colorfulness(color.fit_gamut(lab), absolute=True).mean()
-    lab = step.reduced_truth(CONFIG, pool.images)
+    lab = validation.downsampled_truth(CONFIG, pool.images)
     truth = color.colorfulness(color.fit_gamut(lab), absolute=True).mean()
-    assert reached / truth == pytest.approx(share, abs=0.01)
+    assert reached / truth == pytest.approx(target, abs=0.01)
     better = measured.psnr_calibrated > measured.psnr
-    assert better == (share > 0.4)  # nearer to the truth is better, and away from it worse
+    assert better == (target > 0.4)  # nearer to the truth is better, and away from it worse
 
 
 @pytest.mark.parametrize("noise, chosen", [((12, 12.05, 12.05, 15), 2), ((12, 9, 12, 12), 1)])
 def test_rare_colours_are_favoured_as_far_as_it_costs_little(pool, noise, chosen, monkeypatch):
     held_out = make(pool, 1.0)
-    truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
+    truth = np.asarray(validation.downsampled_truth(CONFIG, pool.images))[..., 1:]
     wrong = np.random.default_rng(0).standard_normal(truth.shape)
     answers = np.stack([truth + each * wrong for each in noise])
     monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers, None))
-    assert held_out.measure({}).rarity == validation.POWERS[chosen]
+    assert held_out.measure({}).decoding.rarity_power == validation.POWERS[chosen]
 
 
-def test_an_answer_too_grey_to_reach_the_share_is_not_taken(pool, monkeypatch):
+def test_an_answer_too_grey_to_reach_the_target_is_not_taken(pool, monkeypatch):
     """Greyer is nearer in PSNR, and not what was asked for."""
     held_out = make(pool, 0.6)
-    truth = np.asarray(step.reduced_truth(CONFIG, pool.images))[..., 1:]
+    truth = np.asarray(validation.downsampled_truth(CONFIG, pool.images))[..., 1:]
     wrong = 10 * np.random.default_rng(0).standard_normal(truth.shape)
     answers = np.stack([0.1 * truth, 0.5 * truth + wrong, 0.05 * truth])
     monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers, None))
-    assert held_out.measure({}).rarity == validation.POWERS[1]
+    assert held_out.measure({}).decoding.rarity_power == validation.POWERS[1]
     monkeypatch.setattr(held_out, "predict", lambda params: (0.1, answers[[2, 0]], None))
     measured = held_out.measure({})
-    assert (measured.rarity, measured.saturation) == (0, 4)
+    assert (measured.decoding.rarity_power, measured.decoding.saturation) == (0, 4)
 
 
 def test_colours_are_taken_from_all_over_the_pool():
     """Of 5,000 photographs 4,096 are looked at, the last among them."""
     images = np.zeros((5000, 4, 4, 3), np.uint8)
     images[4500:, ..., 0] = 255  # a tenth of them are red, and come last
-    mean, histogram = validation.colours(SimpleNamespace(images=images), np.arange(5000))  # type: ignore
+    mean, histogram = data.color_statistics(SimpleNamespace(images=images), np.arange(5000))  # type: ignore
     assert histogram.sum() == 4096 * 16
     assert histogram.max() / histogram.sum() == pytest.approx(0.9, abs=0.01) and mean[0] > 7
 
 
 def test_saturation_of_a_network_without_colour_stays_within_bounds(pool):
-    measured = make(pool, 0.6).measure(model.init(0, CONFIG.network))
-    assert measured.saturation == validation.MOST_SATURATION
+    measured = make(pool, 0.6).measure(model.init(0, CONFIG.network_config))
+    assert measured.decoding.saturation == validation.MAX_SATURATION
 
 
 def test_filling_the_last_batch_changes_nothing(pool, monkeypatch):
-    config = dataclasses.replace(CONFIG, network=NetworkConfig("unet", 16, "bins"))
+    config = dataclasses.replace(CONFIG, head="bins")
     params = step.create_state(config).params
     whole = make(pool, 0.6, config=config)
     monkeypatch.setattr(validation, "_BATCH", 4)  # six photographs: two batches, two filled up

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from colorjax import config, loss, model, step
+from colorjax import device, loss, model, step
+from colorjax.config import TrainConfig
 
 try:
     import torch  # pyright: ignore[reportMissingImports]
@@ -45,7 +46,7 @@ def ours(
     network: model.NetworkConfig, params: dict, dtype: str, devices: int, lightness, target
 ) -> dict:
     """What this project computes, and how to time it."""
-    settings = step.StepConfig(network, dtype=dtype, optimizer="adamw")
+    settings = TrainConfig(dtype=dtype, optimizer="adamw")
     optimizer = step.optimizer(settings)
 
     @jax.jit
@@ -198,9 +199,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     options = parser.parse_args(argv)
     timing.check(parser, options)
-    config.use_compilation_cache()
-    config.keep_memory()
-    config.use_two_cores()
+    device.use_compilation_cache()
+    device.keep_memory()
+    device.use_two_cpu_devices()
     if gpu != (jax.default_backend() == "gpu"):
         sys.exit("compare.py: one framework has a GPU and the other not")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -25,7 +25,10 @@ def scale_by_muon() -> optax.GradientTransformation:
 
 def _kinds(params):
     def kind(path, parameter) -> str:
-        outer = getattr(path[0], "key", "") in ("encoder", "stem", "head", "classifier")
+        first, second = (getattr(part, "key", "") for part in (path * 2)[:2])
+        outer = first in ("stem", "head", "classifier")
+        # A pretrained encoder has blocks; the U-Net's has levels, by number.
+        outer = outer or (first == "encoder" and second in ("stem", "blocks"))
         hidden = parameter.ndim == 4 and not outer and min(_sides(parameter)) >= 16
         return "muon" if hidden else "adam"
 
