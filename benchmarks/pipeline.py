@@ -29,6 +29,7 @@ import timing
 
 import train
 from colorjax import config, data, device, step
+from colorjax.media import files
 from colorjax.run import open_run
 
 
@@ -114,7 +115,7 @@ def measure(options: argparse.Namespace, batch: int, folder: Path, out: Path) ->
 def packing(options: argparse.Namespace, folder: Path) -> dict:
     """Photographs a second and core that packing decodes, beside a plain imageio read, in turn.
 
-    JPEGs of 3 megapixels, as a camera makes them; and `data.pack` as a whole, on all cores.
+    JPEGs of 3 megapixels, as a camera makes them; and `data.load_pool` as a whole, on all cores.
     """
     random = np.random.default_rng(0)
     paths = []
@@ -130,12 +131,12 @@ def packing(options: argparse.Namespace, folder: Path) -> dict:
 
     side = options.size * 9 // 8
     runs = {
-        "pack": over(lambda path: data._judge(path, side, 0)),
+        "pack": over(lambda path: files.read_small(path.read_bytes(), path, side)),
         "imageio": over(lambda path: iio.imread(path)),
     }
     taken = timing.in_turn(runs, 1.0, 5)
     start = time.perf_counter()
-    data.pack(folder, side, folder.parent / "pools", say=lambda line: None)
+    data.load_pool(folder, side, folder.parent / "pools", say=lambda line: None)
     whole = time.perf_counter() - start
     each = {name: timing.spread(values)["median"] / len(paths) for name, values in taken.items()}
     return {

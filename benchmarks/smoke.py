@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
 
@@ -42,7 +43,7 @@ def check(preset: str, width: int, size: int, batch: int) -> bool:
         jax.tree.map, lambda p: p + 0.02 * random.standard_normal(p.shape, np.float32)
     )
     judged_too = preset == "gan"
-    algorithm = gan if judged_too else step
+    algorithm: Any = gan if judged_too else step
     judged = algorithm.create_state(settings)
     if judged_too:
         judged = replace(judged, discriminator=random_like(judged.discriminator))

@@ -126,8 +126,8 @@ def _older(summary: Tree) -> Tree:
 
 def _decoding(values: Tree) -> Decoding:
     weights = values.get("bin_weights")
-    weights = None if weights is None else np.asarray(weights, np.float32)
-    decoding = Decoding(**values | {"bin_weights": weights})
+    values["bin_weights"] = None if weights is None else np.asarray(weights, np.float32)
+    decoding = Decoding(**values)
     decoding.check()
     return decoding
 

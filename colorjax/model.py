@@ -1,4 +1,4 @@
-"""The networks: lightness in, colour out. Only this file and `layers.py` import flax.
+"""The networks: lightness in, colour out. Flax is imported here, in layers.py and in extra/gan.py.
 
 The modules are Flax NNX, behind a functional boundary: `init` gives a plain nested dict of float32
 parameters, `apply` is a pure function of that dict. Pictures are `B H W C`; lightness is L* in
@@ -262,45 +262,14 @@ class LiteNetwork(nnx.Module):
         return self.head(jax.nn.relu(features)).astype(jnp.float32), labels, features
 
 
-class Critic(nnx.Module):
-    """Judges, place by place, whether colours are true: a conditional PatchGAN (Isola et al. 2017).
-
-    It sees lightness and ab at the network's output size, squares of lightness as channels, so
-    that nothing tells true from predicted colours but the colours. Each of its places sees 36 of
-    the lightness's pixels across where ab is reduced 4 times. No normalisation: a score is of one
-    place.
-    """
-
-    _LAYERS = ((64, 1), (128, 2), (256, 1))  # (features, stride)
-
-    def __init__(self, config, rng):
-        channels, layers = config.reduction**2 + 2, []
-        for features, stride in self._LAYERS:
-            layers.append(Conv(channels, features, rng, stride=stride))
-            channels = features
-        self.layers = nnx.List(layers)
-        self.head = Conv(channels, 1, rng, size=1, zero=True)
-
-    def __call__(self, x):
-        features = []
-        for layer in self.layers:
-            x = jax.nn.leaky_relu(layer(x), 0.2)
-            features.append(x)
-        return self.head(x)[..., 0].astype(jnp.float32), features
-
-
 _NETWORKS = {"paper": PaperNetwork, "unet": UNet, "lite": LiteNetwork}
 _STRIDES = {"paper": 8, "unet": 16, "lite": 32}
 
 
-def _build(config: NetworkConfig, rng: np.random.Generator | None, critic: bool) -> nnx.Module:
-    kind = Critic if critic else _NETWORKS[config.kind]
-    return kind(config, rng)
-
-
 @lru_cache
-def _abstract(config: NetworkConfig, critic: bool = False) -> tuple[nnx.GraphDef, Params]:
-    graph, state = nnx.split(nnx.eval_shape(lambda: _build(config, None, critic)), nnx.Param)
+def _abstract(config: NetworkConfig) -> tuple[nnx.GraphDef, Params]:
+    network = nnx.eval_shape(lambda: _NETWORKS[config.kind](config, None))
+    graph, state = nnx.split(network, nnx.Param)
     return graph, nnx.to_pure_dict(state)
 
 
@@ -309,12 +278,12 @@ def shapes(config: NetworkConfig) -> Params:
     return _abstract(config)[1]
 
 
-def init(seed: int, config: NetworkConfig, critic: bool = False) -> Params:
-    """A nested dict of float32 parameters that predict no colour yet; or those of its critic.
+def init(seed: int, config: NetworkConfig) -> Params:
+    """A nested dict of float32 parameters that predict no colour yet.
 
     The numbers are numpy's: the same on every device, and nothing to compile.
     """
-    network = _build(config, np.random.default_rng(seed), critic)
+    network = _NETWORKS[config.kind](config, np.random.default_rng(seed))
     return nnx.to_pure_dict(nnx.split(network, nnx.Param)[1])
 
 
@@ -357,23 +326,3 @@ def predict_with_features(
     output, labels, features = nnx.merge(_abstract(config)[0], params)(x)
     rows, columns = -(-height // config.reduction), -(-width // config.reduction)
     return output[:, :rows, :columns], labels, features[:, :rows, :columns]
-
-
-def judge(
-    params: Params, config: NetworkConfig, lightness: jax.Array, ab: jax.Array, dtype: Any
-) -> tuple[jax.Array, list[jax.Array]]:
-    """What the critic of a network says of colours.
-
-    Args:
-        params: as `init` gives them for a critic.
-        config: the network whose colours it judges.
-        lightness: `B H W`, L* in 0…100, H and W multiples of `config.reduction`.
-        ab: `B h w 2`, so many times smaller.
-        dtype: of the computation.
-
-    Returns:
-        Scores `B y x`, higher the truer it takes them for, and the features of its layers.
-    """
-    x = space_to_depth(lightness[..., None] / 50 - 1, config.reduction)
-    x = jnp.concatenate([x, ab / 50], axis=-1).astype(dtype)
-    return nnx.merge(_abstract(config, True)[0], params)(x)

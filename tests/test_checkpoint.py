@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_states_that_were_there(state, tmp_path, monkeypa
         (lambda p: p.write_bytes(b""), "not a file"),
         (lambda p: rewrite(p, lambda t, m: m.clear()), "not a training state"),
         (lambda p: rewrite(p, lambda t, m: t.pop("step")), "another network"),
-        (lambda p: rewrite(p, lambda t, m: t.update(step=np.int64(3))), "another network"),
+        (lambda p: rewrite(p, lambda t, m: t.update(step=np.array(3))), "another network"),
     ],
 )
 def test_spoilt_states_get_a_sentence(state, tmp_path, spoil, message):
