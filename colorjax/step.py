@@ -223,10 +223,18 @@ def updated(config: TrainConfig, state: State, gradient: Params, rate: jax.Array
     """The network after a step along its gradient."""
     updates, moments = optimizer(config).update(gradient, state.moments, state.params)
     rates = learning_rates(config, state.params)
-    params = jax.tree.map(lambda p, u, r: p - r * rate * u, state.params, updates, rates)
+
+    def moved(p: jax.Array, u: jax.Array, r: float) -> jax.Array:
+        return p - r * rate * u if r else p  # what is frozen stays to the bit
+
+    params = jax.tree.map(moved, state.params, updates, rates)
     # The average forgets its start: with a constant decay, short runs would stay near that.
     decay = jnp.minimum(0.999, (1 + state.step) / (10 + state.step))
-    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+
+    def averaged(e: jax.Array, p: jax.Array, r: float) -> jax.Array:
+        return decay * e + (1 - decay) * p if r else e
+
+    ema = jax.tree.map(averaged, state.ema, params, rates)
     return replace(state, params=params, ema=ema, moments=moments, step=state.step + 1)
 
 

@@ -492,7 +492,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_gone_on_from(
     newest.write_bytes(newest.read_bytes()[:-100])
     assert train.main(["--out", str(out), "--resume"]) == 0
     said = capsys.readouterr().out
-    assert str(newest) in said and "going on from" in said and "of step 6" in said
+    assert str(newest) in said and "going on from" in said and "of step 7" in said
     states_equal(out, whole)
     for name, value in weights(whole).items():
         np.testing.assert_array_equal(weights(out)[name], value)
