@@ -80,8 +80,8 @@ def encode(ab: jax.Array) -> jax.Array:
     a, b = bins().T.reshape(2, *(1,) * (ab.ndim - 1), -1)
     # Whole numbers below 2^24, hence exact, so that comparing them for equality is sound.
     squares = (ab[..., :1] - a) ** 2 + (ab[..., 1:] - b) ** 2
-    share = jnp.where(squares < fifth, 1.0, jnp.where(squares == fifth, part, 0.0))
-    return share * jnp.exp(-squares / (2 * SIGMA**2) - total)
+    weight = jnp.where(squares < fifth, 1.0, jnp.where(squares == fifth, part, 0.0))
+    return weight * jnp.exp(-squares / (2 * SIGMA**2) - total)
 
 
 @cache
@@ -110,9 +110,9 @@ def smoothed(histogram: jax.Array | np.ndarray) -> jax.Array:
     """
     squares = ((bins()[:, None] - bins()[None]) ** 2).sum(axis=-1)
     kernel = np.exp(-squares / (2 * SIGMA**2))
-    share = jnp.asarray(histogram, jnp.float32)
-    share = share / share.sum()
-    return jnp.matmul(kernel / kernel.sum(axis=0, keepdims=True), share, precision="highest")
+    fraction = jnp.asarray(histogram, jnp.float32)
+    fraction = fraction / fraction.sum()
+    return jnp.matmul(kernel / kernel.sum(axis=0, keepdims=True), fraction, precision="highest")
 
 
 def bin_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Array:
@@ -126,11 +126,11 @@ def bin_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Arra
         histogram: pixels in each bin, `261`, as `histogram` counts them; at least one.
         mix: the paper's λ, in 0…1: 0 balances the colours wholly, 1 weighs them all the same.
     """
-    share = jnp.asarray(histogram, jnp.float32)
-    share = share / share.sum()
+    fraction = jnp.asarray(histogram, jnp.float32)
+    fraction = fraction / fraction.sum()
     mixed = (1 - mix) * smoothed(histogram) + mix / len(bins())
     weights = 1 / jnp.maximum(mixed, _LEAST_SHARE)
-    return weights / (share * weights).sum()
+    return weights / (fraction * weights).sum()
 
 
 def adjust_logits(logits: jax.Array, weights: color.Array, power: float | jax.Array) -> jax.Array:
@@ -208,12 +208,12 @@ def annealed_mean(logits: jax.Array, temperature: float | jax.Array = 1.0) -> ja
         temperature: above 0; 1 gives the mean, towards 0 comes the mode (Zhang 2016, equation 5,
             chooses 0.38). In between it trades faithful averages for vivid colour.
     """
-    share = jax.nn.softmax(logits.astype(jnp.float32) / temperature, axis=-1)
-    return jnp.einsum("...q,qc->...c", share, bins(), precision="highest")
+    probability = jax.nn.softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+    return jnp.einsum("...q,qc->...c", probability, bins(), precision="highest")
 
 
 def entropy(logits: jax.Array) -> jax.Array:
     """How unsure a prediction is: finite logits `… 261` → `…` in 0 (one bin) … 1 (all alike)."""
-    log_share = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    nats = -(jnp.exp(log_share) * log_share).sum(axis=-1)
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    nats = -(jnp.exp(log_probability) * log_probability).sum(axis=-1)
     return jnp.clip(nats / np.log(len(bins())), 0, 1)
