@@ -15,7 +15,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
-READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")  # none that starts a program
+READABLE = (
+    "JPEG",
+    "PNG",
+    "TIFF",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "PPM",
+    "AVIF",
+    "JPEG2000",
+)  # none that starts a program
 _SUB_IFDS = (34665, 34853)  # EXIF's own tags, GPS
 _STRIP = 2**20  # pixels handled at a time
 

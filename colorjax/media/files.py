@@ -25,6 +25,8 @@ _FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WebP",
@@ -32,7 +34,42 @@ _FORMATS = {
     ".ppm": "PPM",
 }
 OUTPUT_SUFFIXES = tuple(_FORMATS)
-SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k")
+SUFFIXES += (".heic", ".heif")  # by the extra `heic`
+_RAW = (
+    ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .rwl .pef .srw .x3f .mrw .3fr "
+    ".iiq .erf .kdc .dcr .mef .mos .fff .raw"
+)
+# Suffix -> kind of the pictures that are not read.
+OTHER_KINDS = dict.fromkeys(_RAW.split(), "raw") | {
+    ".psd": "Photoshop",
+    ".psb": "Photoshop",
+    ".xcf": "GIMP",
+    ".kra": "Krita",
+    ".ora": "OpenRaster",
+    ".ai": "Illustrator",
+    ".pdf": "PDF",
+    ".eps": "EPS",
+    ".svg": "SVG",
+    ".svgz": "SVG",
+    ".djvu": "DjVu",
+    ".jxl": "JPEG XL",
+    ".jxr": "JPEG XR",
+    ".wdp": "JPEG XR",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".pfm": "PFM",
+    ".pam": "PAM",
+    ".tga": "Targa",
+    ".pcx": "PCX",
+    ".ico": "icon",
+    ".qoi": "QOI",
+    ".mng": "MNG",
+    ".dcm": "DICOM",
+    ".fits": "FITS",
+    ".wmf": "Windows metafile",
+    ".emf": "Windows metafile",
+}
 _ORIENTATION = 274
 # Of a TIFF's tags those about the picture, not the file: description, make, model, software, date,
 # artist, copyright, EXIF's own, GPS.
@@ -63,6 +100,9 @@ class Photograph:
     exif: bytes | None = None  # its orientation applied and reset, without a thumbnail
     dpi: tuple[float, float] | None = None  # across, down
     notes: tuple[str, ...] = ()  # what could not be kept, one line each
+    partial: bool = (
+        False  # the file is cut short: part of the pixels is missing, and a note says so
+    )
 
 
 @contextmanager
