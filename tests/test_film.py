@@ -361,7 +361,7 @@ def test_bad_films_get_a_sentence_and_write_nothing(weights, tmp_path, capsys, m
     def no(argv, *said):
         refused(capsys, colorize.main, [*argv, "--weights", weights], *said)
 
-    no([tmp_path / "nowhere.mp4", out], "nowhere.mp4", "no such file")
+    no([tmp_path / "nowhere.mp4", out], "nowhere.mp4", "No such file")
     no([text, out], "text.mp4", "no film")
     no([empty, out], "empty.mkv", "no film")
     no([cut, out], "cut.mp4", "no film")

@@ -5,12 +5,13 @@ Pixels are `H W` (grey) or `H W 3` (sRGB), uint8 or uint16 over their whole rang
 is written, and whatever is wrong with either is a `FileError`.
 """
 
+import errno
 import io
 import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -377,10 +378,10 @@ def check_output(
     """
     path = Path(path)
     for wrong, why in (
+        (os.path.isdir(path), "is a folder: name a file in it"),
         (path.suffix.lower() not in suffixes, f"ends in none of {' '.join(suffixes)}"),
         (not os.path.isdir(path.parent), "lies in no existing folder: create that first"),
         (not os.access(path.parent, os.W_OK | os.X_OK), "lies in a folder that is read-only"),
-        (os.path.isdir(path), "is a folder: name a file"),
         (os.path.lexists(path) and not overwrite, "exists: name another or give --overwrite"),
     ):
         if wrong:
@@ -501,17 +502,30 @@ def write(
     return notes
 
 
-def list_images(folder: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+def list_images(
+    folder: str | Path,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    failed: Callable[[OSError], None] = lambda error: None,
+) -> list[Path]:
     """The images in a folder and its subfolders by their suffixes, sorted, without hidden ones.
 
-    Links are followed, but no folder is entered twice.
+    Links are followed, but no folder is entered twice. `failed` is called with the error of each
+    folder that cannot be opened and each image that is not there, as where a link leads nowhere.
     """
     found, entered = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=failed, followlinks=True):
         here = os.path.realpath(place)
         known = here in entered
         entered.add(here)
         folders[:] = [] if known else sorted(name for name in folders if name[0] != ".")
         paths = [] if known else [Path(place, name) for name in names if name[0] != "."]
-        found += [path for path in paths if path.suffix.lower() in suffixes]
-    return sorted(path for path in found if os.path.isfile(path))
+        for path in paths:
+            if path.suffix.lower() not in suffixes:
+                continue
+            if os.path.isfile(path):
+                found.append(path)
+            else:
+                failed(
+                    FileNotFoundError(errno.ENOENT, "No such file, or no regular one", str(path))
+                )
+    return sorted(found)
