@@ -211,6 +211,12 @@ def _chapters(film: Any, start: Fraction) -> Any:
     return found
 
 
+def _encoders(context: Any) -> tuple[str, ...]:
+    """What sound may become, best first: as it was decoded, then what any player plays."""
+    wide = context.format and context.format.name.startswith(("s32", "dbl"))
+    return ("pcm_s32le" if wide else "pcm_s16le", "aac")
+
+
 def plan(
     source: Path, target: Path, temporary: Path, pictures: Path, begin: Fraction, outcome: Outcome
 ) -> Plan:
@@ -243,26 +249,16 @@ def plan(
         )
         codecs, form = {}, container
         for index, kind, context in others:
-            name = context.name
+            what = f"its {'sound' if kind == 'audio' else 'subtitles'} ({context.name})"
             if way := next((way for way in ways if works(index, "", way)), None):
                 codecs[index], form = "", "tee" if way == "tee" else form
-                continue
-            if kind == "subtitle":
-                able = [s for s, other in CONTAINERS.items() if works(index, "", other)]
-                if able:
-                    raise FilmError(
-                        f"{source}: {target.suffix} cannot hold its subtitles ({name}): "
-                        f"write {able[-1]}"
-                    )
-            else:
-                wide = context.format and context.format.name.startswith(("s32", "dbl"))
-                for codec in ("pcm_s32le" if wide else "pcm_s16le", "aac"):
-                    if works(index, codec, container):
-                        codecs[index] = codec
-                        outcome.note(
-                            f"its sound ({name}) becomes {codec}: {target.suffix} cannot hold it"
-                        )
-                        break
+            elif kind == "audio":
+                encoders = _encoders(context)
+                if codec := next((c for c in encoders if works(index, c, container)), None):
+                    codecs[index] = codec
+                    outcome.note(f"{what} becomes {codec}: {target.suffix} cannot hold it")
+            elif able := [s for s, other in CONTAINERS.items() if works(index, "", other)]:
+                raise FilmError(f"{source}: {target.suffix} cannot hold {what}: write {able[-1]}")
             if index not in codecs:
-                outcome.note(f"its {kind} ({name}) is left out: {target.suffix} cannot hold it")
+                outcome.note(f"{what} is left out: {target.suffix} cannot hold it")
     return Plan(form, codecs)
