@@ -1,5 +1,6 @@
 import io
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 
 import colorize
 from colorjax import Colorizer, checkpoint, color, model
+from colorjax.media import files
 from colorjax.model import NetworkConfig
 
 ROOT = Path(colorize.__file__).parent
@@ -176,24 +178,20 @@ def test_unwritable_folder(grey, tmp_path, capsys):
     refused(capsys, colorize.main, [grey, folder / "out.png"], "locked")
 
 
-def test_full_disk_leaves_nothing(tmp_path):
+def test_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
     source, out = tmp_path / "in.png", tmp_path / "out.png"
     Image.fromarray(picture(0, 300, 300)[..., 0]).save(source)
-    limited = (
-        "import resource, sys, colorize\n"
-        "from colorjax.media import files\n"
-        "write = files.write\n"
-        "def full(*rest):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "    return write(*rest)\n"
-        "files.write = full\n"
-        f"sys.exit(colorize.main([{str(source)!r}, {str(out)!r}]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", limited], capture_output=True, text=True, cwd=ROOT, timeout=240
-    )
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "out.png could not be written" in done.stderr
+    write, (soft, hard) = files.write, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(*rest):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            return write(*rest)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(files, "write", full)
+    refused(capsys, colorize.main, [source, out], "out.png could not be written")
     assert sorted(tmp_path.iterdir()) == [source]
 
 

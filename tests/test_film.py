@@ -1,5 +1,6 @@
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -778,6 +779,25 @@ def test_sound_of_an_unknown_kind_is_left_out(run, tmp_path):
     status, out, err = run(source, tmp_path / "out.mp4")
     assert (status, err) == (0, "") and "1 of its streams" in out
     assert len(read(tmp_path / "out.mp4")[0]) == 6
+
+
+@pytest.mark.parametrize("name, suffix", [("in.wmv", "mp4"), ("in.wmv", "mkv")])
+def test_a_full_disk_leaves_nothing(run, tmp_path, name, suffix):
+    """In the first pass, and in the second, where the sound is written as well."""
+    source, target = tmp_path / name, tmp_path / f"out.{suffix}"
+    make(source, 20, codec="wmv2", sound="wmav2")
+    assert run(source, target)[0] == 0
+    whole = target.stat().st_size
+    target.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (2000, whole - 3000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            status, _, err = run(source, target)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert status == 2 and f"{target} could not be written: File too large" in err
+        assert len(err.splitlines()) == 1 and list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

@@ -244,7 +244,7 @@ def _frame(frame: Any, like: Any, outcome: Outcome) -> Frame:
         src_colorspace=_MATRICES.get(int(tag), 1 if like.height >= 720 else 5),
         dst_color_range=ColorRange.JPEG,
         # Without full chroma, 4:2:0 and its like come out darker by up to 2.3 of 255.
-        interpolation=Interpolation.BICUBIC
+        interpolation=(Interpolation.BILINEAR if size == first else Interpolation.BICUBIC)
         | Interpolation.ACCURATE_RND
         | Interpolation.FULL_CHR_H_INT,
     ).to_ndarray()
