@@ -397,7 +397,8 @@ def run(argv: list[str] | None) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
         with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
             stream.reconfigure(errors="replace")  # a sign that the console's encoding lacks
     try:

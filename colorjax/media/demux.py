@@ -128,8 +128,9 @@ def packets(film: Any, streams: list[Any], outcome: Outcome) -> Generator[Any]:
     """
     from av.format import Flags
 
-    ends: dict[int, float] = {}
-    shift, ahead = 0.0, _AHEAD if film.format.flags & Flags.ts_discont.value else inf
+    starts: dict[int, float] = {}  # of each stream's last packet, in seconds
+    end, shift = 0.0, 0.0
+    ahead = _AHEAD if film.format.flags & Flags.ts_discont.value else inf
     for packet in film.demux(*streams):
         if packet.dts is None and packet.stream.type != "video":
             packet.dts = packet.pts
@@ -137,15 +138,13 @@ def packets(film: Any, streams: list[Any], outcome: Outcome) -> Generator[Any]:
             unit, own = float(packet.time_base), packet.stream_index
             if packet.stream.type != "subtitle":
                 start = packet.dts * unit + shift
-                if own in ends and (
-                    start < ends[own] - _BACK or start > max(ends.values()) + ahead
-                ):
-                    shift += max(ends.values()) - start
+                if own in starts and not starts[own] - _BACK <= start <= end + ahead:
                     outcome.note("its clock starts anew within: the parts follow without a gap")
-                ends[own] = packet.dts * unit + shift + (packet.duration or 0) * unit
+                    shift, start = shift + end - start, end
+                starts[own], end = start, max(end, start + (packet.duration or 0) * unit)
             if shift:
                 packet.dts += round(shift / unit)
-                packet.pts = packet.pts and packet.pts + round(shift / unit)
+                packet.pts = None if packet.pts is None else packet.pts + round(shift / unit)
         yield packet
 
 

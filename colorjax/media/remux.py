@@ -132,8 +132,8 @@ def _rest(
 ) -> Iterator[tuple[Any, Any]]:
     """Packets of the film's other streams and the streams they go to, from the start on."""
     source = packets(film, [shown, *other_streams(film)], Outcome()) if streams else ()
-    anew = {
-        index: _Anew(film.streams[index], streams[index])
+    transcoders = {
+        index: _Transcoder(film.streams[index], streams[index])
         for index, codec in plan.codecs.items()
         if codec
     }
@@ -143,20 +143,20 @@ def _rest(
             continue
         ticks = round(start / packet.time_base)
         packet.dts -= ticks
-        packet.pts = packet.pts and packet.pts - ticks
-        if packet.stream_index in anew:
-            yield from ((other, stream) for other in anew[packet.stream_index](packet))
+        packet.pts = None if packet.pts is None else packet.pts - ticks
+        if packet.stream_index in transcoders:
+            yield from ((other, stream) for other in transcoders[packet.stream_index](packet))
         else:
             yield packet, stream
-    for index, sound in anew.items():
+    for index, sound in transcoders.items():
         yield from ((other, streams[index]) for other in sound(None))
 
 
-class _Anew:
+class _Transcoder:
     """Sound that is decoded and encoded anew."""
 
     def __init__(self, given: Any, stream: Any):
-        """Take a stream of a film, and the one of the output, which is open."""
+        """Take a stream of a film, and that of the output, whose encoder is open."""
         from av import AudioResampler
 
         self._given, self._stream, context = given, stream, stream.codec_context
@@ -165,7 +165,7 @@ class _Anew:
         self._resampler = AudioResampler(context.format, context.layout, context.rate, size)
 
     def __call__(self, packet: Any) -> list[Any]:
-        """The packets that come of a packet, or of the end."""
+        """Encode what a packet holds; None, for the end, gives what is left."""
         from av.error import FFmpegError
 
         frames, encoded = [], []
@@ -243,7 +243,7 @@ def plan(
         others = [
             (stream.index, stream.type, stream.codec_context) for stream in other_streams(film)
         ]
-        # Tee loses chapters.
+        # Tee would lose chapters.
         ways = (
             (container, "tee") if container == "matroska" and not film.chapters() else [container]
         )
