@@ -85,9 +85,12 @@ def remux(
 
         def put(packet: Any, stream: Any) -> None:
             """Write a packet, in order where two of the source's times are the same."""
-            packet.rescale_ts(stream.time_base)
-            packet.dts = max(packet.dts, last.get(stream.index, packet.dts - 1) + step)
-            packet.pts = max(packet.dts, packet.dts if packet.pts is None else packet.pts)
+            unit = packet.time_base / stream.time_base
+            dts, duration = round(packet.dts * unit), round((packet.duration or 0) * unit)
+            pts = dts if packet.pts is None else round(packet.pts * unit)
+            packet.time_base, packet.duration = stream.time_base, duration
+            packet.dts = max(dts, last.get(stream.index, dts - 1) + step)
+            packet.pts = max(pts, packet.dts)
             last[stream.index] = packet.dts
             packet.stream = stream
             output.mux(packet)
