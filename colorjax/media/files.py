@@ -165,7 +165,7 @@ def _decoding(name: str | Path) -> Iterator[None]:
         ):
             raise _unread(name, kind) from error
         elif isinstance(error, Image.UnidentifiedImageError) or "decoder object" in text:
-            why = f"is no picture ({' '.join(SUFFIXES)}), or it is truncated or damaged"
+            why = "is no picture of a kind that is read, or it is truncated or damaged"
         elif any(sign in text.lower() for sign in ("truncated", "eof", "not enough", "smaller")):
             why = "is truncated: copy or download it again"
         else:
@@ -185,8 +185,26 @@ def _kind(file: BinaryIO, name: str | Path) -> str | None:
         return "HEIC" if brands & _HEIC and not brands & {b"avif", b"avis"} else None
     if b"<svg" in head:
         return "SVG"
+    if head[:2] == b"\xff\xd8" and (kind := _rare_jpeg(file)):
+        return kind
     by_suffix = OTHER_KINDS.get(Path(name).suffix.lower())
     return "raw" if by_suffix == "raw" and tiff.is_tiff(file) else None
+
+
+def _rare_jpeg(file: BinaryIO) -> str | None:
+    """The kind of a JPEG that is not baseline or progressive of 8 bits, by its frame header."""
+    file.seek(2)
+    while len(mark := file.read(5)) == 5 and mark[0] == 255:
+        kind, size = mark[1], int.from_bytes(mark[2:4])
+        if kind == 0xF7:
+            return "JPEG-LS"
+        if kind in range(0xC0, 0xD0) and kind not in (0xC4, 0xC8, 0xCC):
+            lossless = kind in (0xC3, 0xC5, 0xC6, 0xC7) or kind > 0xCA
+            return "lossless JPEG" if lossless else "JPEG of 12 bits" if mark[4] == 12 else None
+        if kind == 0xDA or size < 2:
+            return None
+        file.seek(size - 3, 1)
+    return None
 
 
 def _unread(name: str | Path, kind: str) -> FileError:
@@ -211,10 +229,8 @@ def _heif_opener(name: str | Path) -> None:
         pillow_heif.register_heif_opener()
 
 
-def _open(
-    file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str
-) -> tuple[Any, tiff.Tiff | None]:
-    """A picture: as Pillow opens it, or the page of a TIFF; and the page, if it is of a TIFF."""
+def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> tuple[Any, Any]:
+    """The image as Pillow opens it, or None; the page of a TIFF, which is there if that is None."""
     page, formats = None, codec.READABLE
     if kind := _kind(file, name):
         if kind != "HEIC":
@@ -230,8 +246,16 @@ def _open(
         size, image = page.size, None
     else:
         file.seek(0)
-        image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
+        try:
+            image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
+        except Image.UnidentifiedImageError:
+            if not page:
+                raise
+            how = "save it with 8 or 16 bits a sample, uncompressed"
+            raise FileError(f"{name} is a TIFF of a layout that is not read: {how}") from None
         size = image.size
+        if image.format == "JPEG2000" and (icc := metadata.jp2_profile(file)):
+            image.info["icc_profile"] = icc
     megapixels = size[0] * size[1] / 1e6
     if megapixels > max_megapixels:
         limit = f"the limit is {max_megapixels:g}: {remedy}"
@@ -305,8 +329,10 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
             notes.append("only its first frame or page is used")
         samples, partial = _decoded(image, page, file, notes)
         carried = metadata.Carried()
-        with suppress(Exception):  # foreign bytes again, but the picture is whole without them
+        try:
             carried = _carried(image, page, file)
+        except Exception:  # foreign bytes again, but the picture is whole without them
+            notes.append("what it carries beside its pixels is damaged and was not kept")
         samples = _upright(samples, carried.orientation)
         found = (page.dpi or ()) if page else image.info.get("dpi", ())
         dpi = [float(value) for value in found]
@@ -407,6 +433,8 @@ def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograp
     if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65527)):
         notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
         exif = None
+    if exif and kind == "TIFF" and (names := metadata.not_for_tiff(exif)):
+        notes.append(f"TIFF holds no EXIF of a JPEG's encoding: not kept ({', '.join(names)})")
     if dpi and kind in ("WebP", "PPM"):
         notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
     if xmp and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(xmp) > 65504)):

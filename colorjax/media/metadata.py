@@ -25,10 +25,15 @@ _ORIENTATION, _XMP, _IPTC, _PHOTOSHOP, _LAYERS = 274, 700, 33723, 34377, 37724
 STRUCTURE = {*range(254, 267), 273, *range(277, 282), 284, *range(288, 294), 301, 330, 332, 334}
 STRUCTURE |= {*range(317, 329), *range(336, 348), *range(512, 533), 559, *range(32995, 32999)}
 STRUCTURE |= {_XMP, _IPTC, _PHOTOSHOP, 34675, _LAYERS}
-# Of EXIF what describes a JPEG's encoding, and is not allowed in a TIFF: components, bits a pixel,
-# width, height, rules of interoperability.
-_OF_JPEG = {37121, 37122, 40962, 40963, _INTEROPERABILITY}
-_RESOURCES = {1033, 1036, 1039}  # of Photoshop about the old pixels: thumbnails, ICC profile
+# Of EXIF what describes a JPEG's encoding and is not allowed in a TIFF (Exif 2.32, 4.6.8): order of
+# components, bits a pixel, width, height, rules of interoperability; with names where it tells more
+# than the pixels do.
+_OF_JPEG = {37121: "", 37122: "CompressedBitsPerPixel", 40962: "", 40963: ""}
+_OF_JPEG |= {_INTEROPERABILITY: "InteropIndex"}
+_RESOURCES = frozenset(
+    {1033, 1036, 1039}
+)  # of Photoshop about the old pixels: thumbnails, ICC profile
+IPTC_RESOURCE = 1028
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 
 
@@ -193,7 +198,9 @@ def _swap(block: bytearray, places: dict[int, int], one: int, other: int) -> Non
         block[first], block[second] = block[second], block[first]
 
 
-def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, int | None]:
+def upright(
+    exif: bytes, orientation: int | None = None, otherwise: int = 1
+) -> tuple[bytes | None, int | None]:
     """An EXIF block for the upright picture, and the orientation that it had, None if none.
 
     Only these bytes change: orientation becomes 1; resolutions and sizes across and down change
@@ -202,6 +209,7 @@ def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, 
     Args:
         exif: with or without the six bytes before its TIFF header.
         orientation: which holds in place of the block's own.
+        otherwise: which holds where there is neither.
 
     Raises:
         ValueError: it is damaged.
@@ -217,7 +225,7 @@ def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, 
     places = _entry_places(block, start, order)
     own = numbers(entries.get(_ORIENTATION), order)
     own = own[0] if own and own[0] in range(1, 9) else None
-    orientation = orientation or own or 1
+    orientation = orientation or own or otherwise
     if _ORIENTATION in places and _ORIENTATION in entries:
         value = struct.pack(order + "HHIHH", _ORIENTATION, 3, 1, 1, 0)
         block[places[_ORIENTATION] : places[_ORIENTATION] + 12] = value
@@ -268,7 +276,12 @@ def of_tiff(
     kept = {tag: entry for tag, entry in found.items() if tag not in STRUCTURE}
     if set(kept) - {_ORIENTATION, 282, 283, 296, 297}:
         # What the EXIF of a JPEG must hold, true of any that comes of this.
-        kept.setdefault(531, Entry(3, 1, struct.pack(order + "H", 1)))
+        one = Entry(3, 1, struct.pack(order + "H", 1))
+        kept.setdefault(531, one)
+        if 282 not in kept or 283 not in kept:
+            ratio = Entry(5, 1, struct.pack(order + "2I", 1, 1))
+            kept |= {282: ratio, 283: ratio, 296: one}
+        kept.setdefault(296, one._replace(data=struct.pack(order + "H", 2)))
         if inside := kept.get(_EXIF):
             inside.setdefault(37121, Entry(7, 4, b"\1\2\3\0"))
             for tag, side in zip((40962, 40963), size, strict=True):
@@ -297,7 +310,20 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
     return bytes(block), order, {tag: e for tag, e in entries.items() if tag not in STRUCTURE}
 
 
-def resources(blocks: bytes, iptc: bytes = b"") -> bytes | None:
+def not_for_tiff(exif: bytes) -> list[str]:
+    """The names of tags in an EXIF block that a TIFF may not hold."""
+    file = BytesIO(exif.removeprefix(b"Exif\0\0"))
+    order, _, start = header(file)
+    root, _ = directory(file, start, order)
+    with suppress(ValueError, IndexError):
+        inside, _ = directory(file, numbers(root.get(_EXIF), order)[0], order)
+        return [name for tag, name in _OF_JPEG.items() if name and tag in inside]
+    return []
+
+
+def resources(
+    blocks: bytes, iptc: bytes = b"", without: frozenset[int] = _RESOURCES
+) -> bytes | None:
     """Photoshop's image resources without those about the old pixels; with IPTC if they lack it."""
     kept, place = b"", 0
     while blocks[place : place + 4] == b"8BIM" and place + 12 <= len(blocks):
@@ -308,7 +334,7 @@ def resources(blocks: bytes, iptc: bytes = b"") -> bytes | None:
         (size,) = struct.unpack_from(">I", blocks, start)
         end = start + 4 + size + size % 2
         (number,) = struct.unpack_from(">H", blocks, place + 4)
-        if number not in _RESOURCES and start + 4 + size <= len(blocks):
+        if number not in without and start + 4 + size <= len(blocks):
             kept += blocks[place:end].ljust(end - place, b"\0")
         place = end
     if iptc and iptc_of(kept) is None:
@@ -406,7 +432,7 @@ def boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, i
         start = end
 
 
-def _of_jp2(image: Any, file: BinaryIO, carried: Carried) -> None:
+def _of_jp2(file: BinaryIO, carried: Carried) -> None:
     for kind, start, end in boxes(file, 0, file.seek(0, 2)):
         if kind == b"uuid":
             file.seek(start)
@@ -417,11 +443,16 @@ def _of_jp2(image: Any, file: BinaryIO, carried: Carried) -> None:
                 carried.xmp = data
             elif name == _JP2_IPTC:
                 carried.iptc = resources(b"", data)
-        elif kind == b"jp2h":
-            for inner, first, last in boxes(file, start, end):
-                file.seek(first)
-                if inner == b"colr" and file.read(3)[:1] == b"\2":
-                    image.info["icc_profile"] = file.read(last - first - 3)
+
+
+def jp2_profile(file: BinaryIO) -> bytes | None:
+    """The ICC profile of a JPEG 2000, which Pillow does not tell."""
+    for kind, start, end in boxes(file, 0, file.seek(0, 2)):
+        for inner, first, last in boxes(file, start, end) if kind == b"jp2h" else ():
+            file.seek(first)
+            if inner == b"colr" and file.read(3)[:1] == b"\2":
+                return file.read(last - first - 3)
+    return None
 
 
 def of(image: Any, file: BinaryIO) -> Carried:
@@ -434,9 +465,9 @@ def of(image: Any, file: BinaryIO) -> Carried:
     elif image.format == "PNG":
         _of_png(file, carried)
     elif image.format == "JPEG2000":
-        _of_jp2(image, file, carried)
+        _of_jp2(file, carried)
     elif image.format == "AVIF":  # whose own orientation holds; Pillow's EXIF is written anew
-        carried.exif, orientation, carried.xmp = image._decoder.get_info()[5:8]
+        carried.exif, orientation, carried.xmp = image._decoder.get_info()[4:7]
     elif image.format == "HEIF":
         orientation = 1  # applied by what decodes it
     elif isinstance(comment, bytes) and comment:
@@ -446,12 +477,12 @@ def of(image: Any, file: BinaryIO) -> Carried:
     by_xmp = None
     if carried.xmp:
         carried.xmp, by_xmp = upright_xmp(carried.xmp.rstrip(b"\0"))
-    if carried.exif:
+    if block := carried.exif:
         try:
-            carried.exif, own = upright(carried.exif, orientation)
+            carried.exif, own = upright(block, orientation, by_xmp or 1)
             orientation = orientation or own
         except (ValueError, struct.error):
-            if len(carried.exif) > 22:  # 22 bytes hold nothing
+            if len(block) > 22:  # 22 bytes hold nothing
                 carried.notes.append("its EXIF is damaged and was not kept")
             carried.exif = None
     carried.orientation = orientation or by_xmp or 1
@@ -491,8 +522,8 @@ def segments(
     """EXIF, XMP, IPTC and comments as the segments of a JPEG, each of at most 65,533 bytes."""
     found = [(0xE1, b"Exif\0\0" + exif.removeprefix(b"Exif\0\0"))] if exif else []
     found += [(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)] if xmp else []
-    iptc = iptc or b""
-    for place in range(0, len(iptc), 65000):
-        found.append((0xED, b"Photoshop 3.0\0" + iptc[place : place + 65000]))
-    found += [(0xFE, comment) for comment in comments]
+    blocks = iptc or b""
+    for place in range(0, len(blocks), 65000):
+        found.append((0xED, b"Photoshop 3.0\0" + blocks[place : place + 65000]))
+    found.extend((0xFE, comment) for comment in comments)
     return b"".join(struct.pack(">BBH", 255, kind, len(data) + 2) + data for kind, data in found)

@@ -365,12 +365,11 @@ def write(
         fresh |= {282: ratio(across), 283: ratio(down), 296: short(2 if dpi else 1)}
     if xmp:
         fresh[700] = Entry(1, len(xmp), xmp)
-    if iptc:
-        fresh[34377] = Entry(1, len(iptc), iptc)
-        record = metadata.iptc_of(iptc) or b""
-        if record:
-            record += bytes(-len(record) % 4)
-            fresh[33723] = Entry(4, len(record) // 4, record)
+    record = (metadata.iptc_of(iptc) if iptc else None) or b""
+    if record := record + bytes(-len(record) % 4):
+        fresh[33723] = Entry(4, len(record) // 4, record)
+    if rest := metadata.resources(iptc or b"", without=frozenset({metadata.IPTC_RESOURCE})):
+        fresh[34377] = Entry(1, len(rest), rest)
     table = b""
     for tag, entry in sorted((tags | fresh).items()):
         data = entry.data
