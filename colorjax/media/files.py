@@ -435,7 +435,9 @@ def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograp
         exif = None
     if exif and kind == "TIFF" and (names := metadata.not_for_tiff(exif)):
         notes.append(f"TIFF holds no EXIF of a JPEG's encoding: not kept ({', '.join(names)})")
-    if dpi and kind in ("WebP", "PPM"):
+    if dpi and (
+        kind == "PPM" or (kind == "WebP" and not (exif and metadata.says_resolution(exif)))
+    ):
         notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
     if xmp and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(xmp) > 65504)):
         notes.append(f"{kind} holds no such XMP: title, keywords and rights in it are not kept")

@@ -269,7 +269,7 @@ def of_tiff(
     if xmp:
         carried.xmp, by_xmp = upright_xmp(xmp.rstrip(b"\0"))
         carried.orientation = carried.orientation if own else by_xmp or 1
-    carried.iptc = resources(blocks, iptc)
+    carried.iptc = resources(blocks, iptc[: _record_end(iptc)])
     if _LAYERS in root:
         carried.notes.append("its Photoshop layers are left out: what they show together is used")
     found = tree(file, header(file)[2], order, big)
@@ -308,6 +308,13 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
             table = struct.pack(order + "H", len(rows)) + b"".join(rows) + block[end : end + 4]
             block[inside : inside + len(table)] = table
     return bytes(block), order, {tag: e for tag, e in entries.items() if tag not in STRUCTURE}
+
+
+def says_resolution(exif: bytes) -> bool:
+    """Whether an EXIF block holds the resolution across and down."""
+    file = BytesIO(exif.removeprefix(b"Exif\0\0"))
+    order, _, start = header(file)
+    return {282, 283} <= set(directory(file, start, order)[0])
 
 
 def not_for_tiff(exif: bytes) -> list[str]:
@@ -350,6 +357,14 @@ def iptc_of(blocks: bytes) -> bytes | None:
     start = place + 6 + (blocks[place + 6] + 2) // 2 * 2
     size = int.from_bytes(blocks[start : start + 4])
     return blocks[start + 4 : start + 4 + size]
+
+
+def _record_end(record: bytes) -> int:
+    """Where the last data set of an IPTC record ends; a TIFF fills it up to a multiple of 4."""
+    place = 0
+    while record[place : place + 1] == b"\x1c" and place + 5 <= len(record):
+        place += 5 + int.from_bytes(record[place + 3 : place + 5])
+    return min(place, len(record))
 
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>\s*))([1-8])(?=\s*[\"'<])")
