@@ -110,7 +110,7 @@ def exif_with_everything():
 
 
 def ifd(entries, order="<", at=0, following=0, big=False):
-    """A directory that is to lie at that place, its values behind it: tag -> (type, count, data)."""
+    """A directory to lie at that place, its values behind it: tag -> (type, count, data)."""
     head, row, word, room = ("Q", 20, "Q", 8) if big else ("H", 12, "I", 4)
     table = struct.pack(order + head, len(entries))
     values, place = b"", at + len(table) + row * len(entries) + room

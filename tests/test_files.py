@@ -11,11 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms, TiffImagePlugin
+from conftest import refused
+from pictures import (
+    EXAMPLES,
+    GREY,
+    RGB,
+    RNG,
+    chunk,
+    encoded,
+    exif_with_everything,
+    png,
+    profile,
+    save,
+    scene,
+    to_srgb,
+)
+from PIL import Image, ImageCms
 
-from colorjax.media import codec, files, tiff
-from pictures import *
+import colorize
+from colorjax.media import codec, files
 
+# pytest takes away the filters that `files` sets.
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::UserWarning:PIL.{module}")
     for module in ("Image", "PngImagePlugin", "TiffImagePlugin")
@@ -143,6 +159,170 @@ def test_first_of_several_frames(tmp_path, suffix):
     assert (photograph.pixels == 10).all() and "first frame" in photograph.notes[0]
 
 
+@pytest.mark.parametrize("suffix", ["jp2", "j2k", "avif", "heic", "heif", "jfif", "jpe"])
+def test_kinds_of_telephones_archives_and_browsers(tmp_path, suffix):
+    picture = Image.fromarray(scene())
+    kind = {"jp2": "JPEG2000", "j2k": "JPEG2000", "avif": "AVIF", "heic": "HEIF", "heif": "HEIF"}
+    options = {"irreversible": False} if "2" in suffix else {"quality": 95, "subsampling": "4:4:4"}
+    picture.save(tmp_path / f"a.{suffix}", kind.get(suffix, "JPEG"), **options)
+    photograph = files.read(tmp_path / f"a.{suffix}")
+    assert photograph.notes == () and not photograph.partial
+    np.testing.assert_allclose(photograph.pixels, scene(), atol=0 if "2" in suffix else 12)
+    small = files.read_small((tmp_path / f"a.{suffix}").read_bytes(), "a", 20)
+    assert small.shape == (20, 20, 3)
+    assert f".{suffix}" in files.SUFFIXES
+
+
+def test_jpeg_2000_of_more_than_8_bits(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.jp2", irreversible=False)
+    np.testing.assert_array_equal(files.read(tmp_path / "a.jp2").pixels, GREY)
+
+
+def test_heic_without_the_extra_that_reads_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.heic").write_bytes(EXAMPLES["heic"])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    words = ("a.heic is HEIC", "pip install 'colorjax[heic]'")
+    refused(capsys, colorize.main, [tmp_path / "a.heic", tmp_path / "b.png"], *words)
+
+
+def jpeg_of(marker, precision=8):
+    """The beginning of a JPEG whose frame header is that one."""
+    frame = struct.pack(">BBHBHHB", 255, marker, 11, precision, 8, 8, 1) + b"\1\x11\0"
+    return b"\xff\xd8\xff\xfe\0\4hi" + frame
+
+
+OTHERS = {
+    "a.psd": (b"8BPS\0\1", "Photoshop"),
+    "a.pdf": (b"%PDF-1.7", "PDF"),
+    "a.svg": (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+    "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0", "EPS"),
+    "a.exr": (b"v/1\1\2\0\0\0", "OpenEXR"),
+    "a.hdr": (b"#?RADIANCE\n", "Radiance HDR"),
+    "a.xcf": (b"gimp xcf v011", "GIMP"),
+    "a.jxl": (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+    "b.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    "a.jxr": (b"II\xbc\1", "JPEG XR"),
+    "a.dcm": (bytes(128) + b"DICM", "DICOM"),
+    "a.fits": (b"SIMPLE  =                    T", "FITS"),
+    "a.ico": (b"\0\0\1\0\1\0", "icon"),
+    "a.tga": (bytes(30), "Targa"),
+    "a.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1", "raw"),
+    "a.raf": (b"FUJIFILMCCD-RAW 0201", "raw"),
+    "a.cr2": (b"II*\0\x10\0\0\0CR\2\0", "raw"),
+    "a.orf": (b"IIRO\x08\0\0\0", "raw"),
+    "a.jls": (jpeg_of(0xF7), "JPEG-LS"),
+    "lossless.jpg": (jpeg_of(0xC3), "lossless JPEG"),
+    "twelve.jpg": (jpeg_of(0xC1, 12), "JPEG of 12 bits"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_kinds_are_named_for_what_they_are(tmp_path, name, capsys):
+    data, kind = OTHERS[name]
+    for path in (tmp_path / name, tmp_path / "other.png"):  # by content; Targa by its name alone
+        path.write_bytes(data + bytes(200))
+        if kind == "Targa" and path.suffix == ".png":
+            continue
+        refused(capsys, colorize.main, [path, tmp_path / "out.tif"], path.name, f"is {of(kind)}")
+    listed = files.OTHER_KINDS.get(Path(name).suffix)
+    assert listed == kind or Path(name).suffix in (".jpg", ".jls")
+
+
+def of(kind):
+    return "raw" if kind == "raw" else f"of the kind {kind}"
+
+
+def test_a_suffix_says_nothing_where_the_content_does(tmp_path):
+    np.testing.assert_array_equal(
+        files.read(save(tmp_path / "a.psd", scene(), format="PNG")).pixels, scene()
+    )
+
+
+# Files that are cut short
+
+
+def jpeg(**options):
+    stream = io.BytesIO()
+    Image.fromarray(scene(480, 360)).save(stream, "JPEG", quality=95, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_marker_is_whole(tmp_path, progressive):
+    data = jpeg(progressive=progressive)
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "a.jpg").write_bytes(data[:-2])
+    photograph = files.read(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(photograph.pixels, files.read(tmp_path / "whole.jpg").pixels)
+    assert photograph.notes == ("the file lacks its end; all of the picture is there",)
+    assert not photograph.partial
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_jpeg_that_is_cut_short_is_read_as_far_as_it_goes(tmp_path, share):
+    data = jpeg(exif=exif_with_everything())
+    (tmp_path / "a.jpg").write_bytes(data[: int(share * len(data))])
+    photograph = files.read(tmp_path / "a.jpg")
+    (note,) = photograph.notes
+    missing = float(note.split(":")[1].split("%")[0]) / 100
+    assert photograph.partial and "is missing at its end, and is grey" in note
+    assert photograph.exif is not None
+    rows = round(480 * (1 - missing))
+    assert 0.5 * share < 1 - missing < 1.3 * share
+    np.testing.assert_allclose(photograph.pixels[: rows - 9], scene(480, 360)[: rows - 9], atol=16)
+    assert (photograph.pixels[rows + 22 :] == 128).all()
+
+
+def test_a_progressive_jpeg_that_is_cut_short_is_coarse(tmp_path):
+    data = jpeg(progressive=True)
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 2 // 3])
+    photograph = files.read(tmp_path / "a.jpg")
+    assert photograph.partial and len(photograph.notes) == 1
+    assert np.abs(photograph.pixels.astype(int) - scene(480, 360)).mean() < 20
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("kind", [0, 2, 4, 6])
+def test_a_png_that_is_cut_short_is_read_as_far_as_it_goes(tmp_path, depth, kind):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
+    samples = RNG.integers(0, 2**depth, (90, 40, channels), dtype=np.uint16)
+    text = chunk(b"tEXt", b"Title\0Mother")
+    data = png(samples, depth, kind, text)
+    (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
+    photograph = files.read(tmp_path / "a.png")
+    missing = int(photograph.notes[0].split(":")[1].split("%")[0])
+    assert photograph.partial and 45 <= missing <= 60
+    colors = samples[:40, :, :3] if channels > 2 else samples[:40, :, 0]
+    np.testing.assert_array_equal(photograph.pixels[:40], colors)
+    assert len(np.unique(photograph.pixels[60:])) == 1 and photograph.text
+
+
+LOSSY_ENDS = ("jpeg", "jpeg-camera", "progressive", "png", "png-text")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_truncated_files_are_whole_or_partial_or_refused(tmp_path, name):
+    data, path = EXAMPLES[name], tmp_path / "a"
+    path.write_bytes(data)
+    whole = files.read(path)
+    refusals = 0
+    lengths = {*range(0, len(data), max(1, len(data) // 25)), *range(len(data) - 5, len(data))}
+    for length in sorted(lengths):
+        path.write_bytes(data[:length])
+        try:
+            photograph = files.read(path)
+        except files.FileError as error:
+            refusals += 1
+            assert any(word in str(error) for word in ("truncated", "damaged", "empty"))
+            continue
+        assert photograph.pixels.shape == whole.pixels.shape
+        if photograph.partial:
+            assert name in LOSSY_ENDS and "cut short" in photograph.notes[0]
+        elif name != "progressive":  # what only follows the pixels may be missing
+            np.testing.assert_array_equal(photograph.pixels, whole.pixels)
+    assert refusals >= (3 if name in LOSSY_ENDS else 20)
+
+
 def test_opaque_alpha_is_no_alpha(tmp_path):
     save(tmp_path / "a.png", np.dstack([scene(), np.full((40, 52), 255, np.uint8)]))
     assert files.read(tmp_path / "a.png").alpha is None
@@ -173,8 +353,7 @@ def test_16_bits_are_written_whole(tmp_path, pixels, alpha):
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         np.testing.assert_array_equal(tiff.asarray().reshape(expected.shape), expected)
         assert tiff.pages.first.tags["XResolution"].value == (600, 1)
-    suffixes = ["png"] if pixels.ndim == 2 and alpha is not None else ["png", "tif"]
-    for suffix in suffixes:  # Pillow, and so `read`, knows no such TIFF
+    for suffix in ("png", "tif"):
         again = files.read(tmp_path / f"a.{suffix}")
         np.testing.assert_array_equal(again.pixels, pixels)
         assert again.dpi == pytest.approx((600, 300), abs=0.02)
@@ -356,6 +535,20 @@ def test_name_is_taken_without_a_race(tmp_path, monkeypatch, links):
     with pytest.raises(files.FileError, match="exists: name another"):
         files.write(path, files.Photograph(scene()))
     assert path.read_bytes() == b"theirs" and os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp", "ppm"])
+def test_full_disk(tmp_path, suffix):
+    resource = pytest.importorskip("resource")
+    pixels = RNG.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
+    try:
+        with pytest.raises(files.FileError, match="could not be written: File too large"):
+            files.write(tmp_path / f"a.{suffix}", files.Photograph(pixels))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(("suffix", "side"), [("jpg", 66000), ("webp", 17000)])

@@ -289,24 +289,12 @@ def _decoded(
     except Exception:
         if image is None or not (found := codec.mended(image, file)):
             raise
-    whole, missing = found
-    again, said = Image.open(whole, formats=codec.READABLE), len(notes)
-    samples = codec.samples_of(again, whole, notes)
-    del notes[:said]
-    if missing:
-        end = "is missing at its end, and is grey"
-        notes.append(f"the file is cut short: {max(missing, 0.01):.0%} of the picture {end}")
-    else:
-        notes.append("the file lacks its end; all of the picture is there")
-    return samples, missing > 0
-
-
-def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation in (5, 6, 7, 8):
-        samples = samples.swapaxes(0, 1)
-    down = -1 if orientation in (3, 4, 7, 8) else 1
-    across = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(samples[::down, ::across])
+    whole, note, partial = found
+    again = Image.open(whole, formats=codec.READABLE)
+    fresh: list[str] = []
+    samples = codec.samples_of(again, whole, fresh)
+    notes[:] = [*dict.fromkeys((*notes, *fresh)), note]
+    return samples, partial
 
 
 def read(path: str | Path, max_megapixels: float = 500) -> Photograph:

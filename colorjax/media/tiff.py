@@ -8,7 +8,6 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -140,19 +139,26 @@ def open_tiff(file: BinaryIO) -> Tiff:
         width, height = (metadata.numbers(page.get(tag), order) for tag in (256, 257))
         return width[0] * height[0] if width and height else 0
 
+    def page_at(place: int) -> tuple[Directory, int] | None:
+        """The directory there and the place of the next; None if damaged, unless it matters."""
+        try:
+            return metadata.directory(file, place, order, big, strict=True)
+        except ValueError:
+            if reduced(root):
+                raise
+            return None
+
     def later() -> Iterator[tuple[Directory, int]]:
         place, seen = following, {start}
-        with suppress(ValueError):
-            while place and place not in seen and len(seen) < 1000:
-                seen.add(place)
-                page, next_place = metadata.directory(file, place, order, big, strict=True)
-                yield page, place
-                place = next_place
+        while place and place not in seen and len(seen) < 1000 and (found := page_at(place)):
+            seen.add(place)
+            yield found[0], place
+            place = found[1]
 
     def inner(page: Directory) -> Iterator[tuple[Directory, int]]:
         for place in metadata.numbers(page.get(330), order)[:100]:
-            with suppress(ValueError):
-                yield metadata.directory(file, place, order, big, strict=True)[0], place
+            if found := page_at(place):
+                yield found[0], place
 
     pages = [(root, start), *inner(root)]
     if reduced(root):
