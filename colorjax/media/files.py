@@ -297,6 +297,14 @@ def _decoded(
     return samples, partial
 
 
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(samples[::down, ::across])
+
+
 def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
     """Read a photograph of any common kind, turned upright and converted to sRGB.
 
