@@ -251,7 +251,8 @@ def raws():
 @pytest.mark.parametrize(("name", "data"), raws())
 def test_raw_is_named_with_what_to_do(tmp_path, name, data, capsys):
     (tmp_path / name).write_bytes(data)
-    words = (name, "is raw", "develop it into a TIFF")
+    kind = "DNG" if b"\1\4\0\0" in data else name[2:].upper().replace("TIF", "TIFF")
+    words = (name, f"is raw ({kind})", "develop it into a TIFF")
     refused(capsys, colorize.main, [tmp_path / name, tmp_path / "out.png"], *words)
     with pytest.raises(files.FileError, match="is raw"):
         files.read_small(data, name, 2)

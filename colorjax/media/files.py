@@ -207,15 +207,13 @@ def _rare_jpeg(file: BinaryIO) -> str | None:
     return None
 
 
-def _unread(name: str | Path, kind: str) -> FileError:
+def _unread(name: str | Path, kind: str, what: str = "") -> FileError:
     if kind == "raw":
-        how = (
-            "a sensor's data and not yet a picture: develop it into a TIFF (darktable, RawTherapee)"
-        )
-        return FileError(f"{name} is raw, {how}")
-    return FileError(
-        f"{name} is of the kind {kind}, which is not read: save it as TIFF, PNG or JPEG"
-    )
+        what = what or Path(name).suffix[1:].upper()
+        how = "a sensor's data: develop it into a TIFF (darktable, RawTherapee)"
+        return FileError(f"{name} is raw ({what}), {how}")
+    how = "save it as TIFF, PNG or JPEG"
+    return FileError(f"{name} is of the kind {kind}, which is not read: {how}")
 
 
 def _heif_opener(name: str | Path) -> None:
@@ -240,8 +238,8 @@ def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) 
     if tiff.is_tiff(file):
         try:
             page = tiff.open_tiff(file)
-        except tiff.RawError:
-            raise _unread(name, "raw") from None
+        except tiff.RawError as error:
+            raise _unread(name, "raw", str(error)) from None
     if page and page.is_known:
         size, image = page.size, None
     else:
