@@ -222,3 +222,25 @@ def test_cmyk_profile_is_used(tmp_path, monkeypatch):
     # L = 100 (1 - 128/255) = 49.8 is 118 in sRGB; without the profile it would be 127
     np.testing.assert_allclose(photograph.pixels, 118, atol=2)
     assert photograph.notes == ()
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("kind", [0, 2, 4])
+def test_the_gamma_of_a_png_is_applied_unless_a_profile_is_there(tmp_path, depth, kind):
+    top, channels = 2**depth - 1, {0: 1, 2: 3, 4: 2}[kind]
+    samples = np.linspace(0, top, 64 * channels).astype(np.uint16).reshape(8, 8, channels)
+    gamma = chunk(b"gAMA", struct.pack(">I", 100000))
+    (tmp_path / "a.png").write_bytes(png(samples, depth, kind, gamma))
+    colors = samples if kind == 2 else samples[..., 0]
+    found = files.read(tmp_path / "a.png")
+    expected = to_srgb(colors / top) * top
+    np.testing.assert_allclose(found.pixels, expected, atol=1.5 if depth == 8 else 12)
+    for said in (chunk(b"sRGB", b"\0"), chunk(b"iCCP", b"n\0\0" + zlib.compress(SRGB))):
+        (tmp_path / "b.png").write_bytes(png(samples, depth, kind, gamma, said))
+        np.testing.assert_array_equal(files.read(tmp_path / "b.png").pixels, colors)
+
+
+def test_the_usual_gamma_of_a_png_changes_nothing(tmp_path):
+    gamma = chunk(b"gAMA", struct.pack(">I", 45455))
+    (tmp_path / "a.png").write_bytes(png(GREY, 16, 0, gamma))
+    np.testing.assert_array_equal(files.read(tmp_path / "a.png").pixels, GREY)

@@ -31,6 +31,17 @@ def srgb_profile() -> bytes:
     return profile[:24] + struct.pack(">6H", 1999, 10, 1, 0, 0, 0) + profile[36:]
 
 
+def profile_of(image: Any, file: BinaryIO) -> bytes | None:
+    """The colour profile that Pillow does not tell: a JPEG 2000's, or what a PNG's gamma says."""
+    if image.format == "JPEG2000":
+        return metadata.jp2_profile(file)
+    gamma = image.info.get("gamma", 0)  # sRGB's is called 0.45455
+    if image.format != "PNG" or not 0.1 < gamma < 5 or abs(gamma - 0.45455) < 0.01:
+        return None
+    said = {"icc_profile", "srgb"} & set(image.info)
+    return None if said else profiles.of_gamma(1 / gamma, srgb_profile())
+
+
 @functools.lru_cache(16)
 def _transform(profile: bytes, mode: str) -> Callable | None:
     """From 8-bit L, RGB or CMYK to L or RGB in sRGB; None where that changes nothing."""

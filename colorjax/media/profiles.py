@@ -79,6 +79,18 @@ def _matrix(tags: dict[bytes, bytes]) -> np.ndarray:
     return np.array(columns).T / 65536
 
 
+def of_gamma(power: float, srgb: bytes) -> bytes:
+    """The profile of sRGB with a power for its tone curve."""
+    curve = b"curv" + bytes(4) + struct.pack(">IHH", 1, round(power * 256), 0)
+    tags = _tags(srgb) | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        place = 132 + 12 * len(tags) + len(body)
+        table += struct.pack(">4sII", name, place, len(content))
+        body += content + bytes(-len(content) % 4)
+    return struct.pack(">I", 128 + len(table + body)) + srgb[4:128] + table + body
+
+
 @functools.lru_cache(16)
 def to_srgb(profile: bytes, srgb: bytes, grey: bool) -> Callable[[np.ndarray], np.ndarray] | None:
     """What turns `H W 1` (grey) or `H W 3` uint16 of a profile into sRGB; None: they are sRGB.
