@@ -429,6 +429,19 @@ def test_damaged_exif_never_stops_a_photograph(tmp_path, place):
         assert files.read(tmp_path / f"b.{suffix}").pixels.shape[2] == 3
 
 
+def test_places_outside_of_exif_do_not_become_places_in_pixels(tmp_path):
+    exif = bytearray(camera_exif())
+    comment = exif.index(struct.pack(">HHI", 37510, 7, len(COMMENT)))
+    gps = exif.index(struct.pack(">HHI", 34853, 4, 1))
+    for place in (comment, gps):
+        exif[place + 8 : place + 12] = struct.pack(">I", 5000)
+    save(tmp_path / "a.jpg", scene(), exif=b"Exif\0\0" + bytes(exif))
+    files.write(tmp_path / "b.tif", files.read(tmp_path / "a.jpg"))
+    tags = Image.open(tmp_path / "b.tif").getexif()
+    assert 34853 not in tags and 37510 not in tags.get_ifd(34665)
+    assert tags.get_ifd(34665)[37500].startswith(b"MAKER")
+
+
 def test_too_large_for_a_segment_of_jpeg(tmp_path):
     photograph = files.Photograph(scene(), xmp=XMP + b" " * 70000, comments=(b"x" * 70000,))
     notes = files.write(tmp_path / "a.jpg", photograph)

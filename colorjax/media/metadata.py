@@ -294,19 +294,24 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
     """An EXIF block to begin a TIFF with: the block, its byte order, entries of its first level.
 
     The block's own first directory is not used in place; the others are, by their places, after
-    what is not allowed in a TIFF was taken out of them.
+    what is damaged or not allowed in a TIFF was taken out of them.
     """
     block = bytearray(exif.removeprefix(b"Exif\0\0"))
     file = BytesIO(block)
     order, _, start = header(file)
     entries, _ = directory(file, start, order)
-    for inside in numbers(entries.get(_EXIF), order)[:1]:
-        with suppress(ValueError, struct.error):
+    for tag in {_EXIF, _GPS} & set(entries):
+        try:
+            inside = numbers(entries[tag], order)[0]
+            kept = set(directory(file, inside, order)[0]) - (
+                set(_OF_JPEG) if tag == _EXIF else set()
+            )
             places = _entry_places(block, inside, order)
-            rows = [bytes(block[at : at + 12]) for tag, at in places.items() if tag not in _OF_JPEG]
-            end = inside + 2 + 12 * len(places)
-            table = struct.pack(order + "H", len(rows)) + b"".join(rows) + block[end : end + 4]
+            rows = [bytes(block[at : at + 12]) for inner, at in places.items() if inner in kept]
+            table = struct.pack(order + "H", len(rows)) + b"".join(rows) + bytes(4)
             block[inside : inside + len(table)] = table
+        except (ValueError, IndexError, struct.error):
+            del entries[tag]
     return bytes(block), order, {tag: e for tag, e in entries.items() if tag not in STRUCTURE}
 
 

@@ -229,7 +229,7 @@ def _blocks(tiff: Tiff) -> np.ndarray:
         (number(322), number(323)) if tiled else (width, min(number(278, height), height))
     )
     if across < 1 or down < 1 or across * down > 4 * width * height + 2**22:
-        raise ValueError(f"damaged: it has tiles of {across} × {down}")
+        raise ValueError(f"tiles of {across} × {down}")
     offsets, sizes = (
         metadata.numbers(tiff.page.get(tag), tiff.order)
         for tag in ((324, 325) if tiled else (273, 279))
