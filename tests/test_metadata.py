@@ -16,6 +16,7 @@ from pictures import (
     eight,
     encoded,
     exif_with_everything,
+    ifd,
     iptc,
     packed,
     png,
@@ -440,6 +441,27 @@ def test_places_outside_of_exif_do_not_become_places_in_pixels(tmp_path):
     tags = Image.open(tmp_path / "b.tif").getexif()
     assert 34853 not in tags and 37510 not in tags.get_ifd(34665)
     assert tags.get_ifd(34665)[37500].startswith(b"MAKER")
+
+
+def test_directories_inside_themselves_come_to_an_end(tmp_path):
+    exif = bytearray(camera_exif(orientation=6))
+    place = exif.index(struct.pack(">HHI", 40965, 4, 1))
+    inside = exif.index(struct.pack(">HHI", 34665, 4, 1))
+    exif[place : place + 12] = exif[inside : inside + 12]  # EXIF in EXIF
+    save(tmp_path / "a.jpg", scene(), exif=b"Exif\0\0" + bytes(exif))
+    photograph = files.read(tmp_path / "a.jpg")
+    assert photograph.pixels.shape == (52, 40, 3) and photograph.notes == ()
+    assert files.write(tmp_path / "a.tif", photograph) == []
+
+
+def test_a_directory_that_names_the_whole_file_many_times_is_refused():
+    entries = {tag: (7, 5000, bytes(5000)) for tag in range(1000, 1100)}
+    data = bytearray(b"II*\0\x08\0\0\0" + ifd(entries, at=8))
+    for row in range(100):
+        struct.pack_into("<I", data, 10 + 12 * row + 4, len(data) - 2000)
+        struct.pack_into("<I", data, 10 + 12 * row + 8, 1000)
+    with pytest.raises(ValueError, match="more bytes than there are"):
+        metadata.directory(io.BytesIO(data), 8, "<")
 
 
 def test_too_large_for_a_segment_of_jpeg(tmp_path):

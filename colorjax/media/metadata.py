@@ -98,6 +98,7 @@ def directory(
     if strict and len(table) < count * width:
         raise ValueError("truncated: its directory is not whole")
     entries: Directory = {}
+    read = 0
     for place in range(0, min(count * width, len(table) - width + 1), width):
         tag, kind, number = struct.unpack_from(f"{order}HH{word}", table, place)
         size = _SIZES.get(kind, 0) * number
@@ -108,6 +109,9 @@ def directory(
             if strict and size and tag in STRUCTURE:
                 raise ValueError("truncated: its directory names what lies beyond its end")
             continue
+        read += size
+        if read > 2 * end:  # which values that lie over one another hardly reach
+            raise ValueError("a directory that names more bytes than there are")
         file.seek(at)
         entries.setdefault(tag, Entry(kind, number, file.read(size), at))
     rest = table[count * width :]
@@ -121,13 +125,20 @@ def numbers(entry: Entry | None, order: str) -> tuple[int, ...]:
     return struct.unpack(f"{order}{entry.count}{letter}", entry.data) if entry and letter else ()
 
 
-def tree(file: BinaryIO, offset: int, order: str, big: bool = False) -> Directory:
+def tree(
+    file: BinaryIO,
+    offset: int,
+    order: str,
+    big: bool = False,
+    inner: tuple[int, ...] = (_EXIF, _GPS),
+) -> Directory:
     """The directory there with those of EXIF, GPS and interoperability inside, in classic types."""
     found: Directory = {}
     for tag, entry in directory(file, offset, order, big)[0].items():
-        if tag in (_EXIF, _GPS, _INTEROPERABILITY):
+        if tag in inner:
+            further = (_INTEROPERABILITY,) if tag == _EXIF else ()
             with suppress(ValueError, IndexError):
-                if inside := tree(file, numbers(entry, order)[0], order, big):
+                if inside := tree(file, numbers(entry, order)[0], order, big, further):
                     found[tag] = inside
         elif entry.kind > 13:
             kind = 9 if entry.kind == 17 else 4
@@ -176,13 +187,16 @@ def pack(root: Directory, order: str) -> bytes:
     return bytes(block)
 
 
-def _extent(entries: Directory) -> int:
-    """Where the last value of the directories ends."""
-    ends = [
-        _extent(entry) if isinstance(entry, dict) else entry.offset + len(entry.data)
-        for entry in entries.values()
-    ]
-    return max(ends, default=0)
+def _extent(file: BinaryIO, offset: int, order: str, inner: tuple[int, ...] = (_EXIF, _GPS)) -> int:
+    """Where the last of the directories there and of their values ends."""
+    entries, _ = directory(file, offset, order)
+    ends = [offset + 6 + 12 * len(entries)]
+    for tag, entry in entries.items():
+        ends.append(entry.offset + len(entry.data))
+        for place in numbers(entry, order)[:1] if tag in inner else ():
+            with suppress(ValueError):
+                ends.append(_extent(file, place, order, (_INTEROPERABILITY,) * (tag == _EXIF)))
+    return max(ends)
 
 
 def _entry_places(block: bytearray, offset: int, order: str) -> dict[int, int]:
@@ -239,23 +253,13 @@ def upright(
         struct.pack_into(order + "I", block, start + 2 + 12 * count, 0)
         with suppress(ValueError, struct.error, IndexError):
             small, _ = directory(file, thumbnail, order)
-            (count,) = struct.unpack_from(order + "H", block, thumbnail)
             data, size = (numbers(small.get(tag), order)[0] for tag in (513, 514))
-            ends = (thumbnail + 6 + 12 * count, data + size, _extent(small))
-            kept = max(_extent(tree(file, start, order)), *_directory_ends(file, start, order))
+            end = max(data + size, _extent(file, thumbnail, order))
+            kept = _extent(file, start, order)
             # What nobody names may be a maker's, so the end is cut only if all of it is known.
-            if kept <= min(thumbnail, data) and max(ends) + 4 >= len(block):
+            if kept <= min(thumbnail, data) and end + 4 >= len(block):
                 del block[kept:]
     return bytes(block), own
-
-
-def _directory_ends(file: BinaryIO, offset: int, order: str) -> Iterator[int]:
-    entries, _ = directory(file, offset, order)
-    yield offset + 6 + 12 * len(entries)
-    for tag in (_EXIF, _GPS, _INTEROPERABILITY):
-        for inside in numbers(entries.get(tag), order)[:1]:
-            with suppress(ValueError):
-                yield from _directory_ends(file, inside, order)
 
 
 def of_tiff(
