@@ -163,7 +163,7 @@ def test_exif_is_the_same_bytes_but_for_the_thumbnail(tmp_path, order, source, t
 def test_a_quarter_turn_changes_orientation_and_what_is_across_and_down(tmp_path, order):
     save(tmp_path / "in.jpg", scene(), exif=b"Exif\0\0" + camera_exif(order, 6))
     photograph = files.read(tmp_path / "in.jpg")
-    assert photograph.pixels.shape == (52, 40, 3)
+    assert photograph.pixels.shape == (52, 40, 3) and photograph.dpi == (400, 300)
     tags = Image.Exif()
     tags.load(photograph.exif or b"")
     inside = tags.get_ifd(34665)

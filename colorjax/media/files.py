@@ -67,9 +67,7 @@ class Photograph:
     comments: tuple[bytes, ...] = ()  # of a JPEG or GIF
     text: tuple[tuple[bytes, bytes], ...] = ()  # of a PNG: kind and data of each chunk
     notes: tuple[str, ...] = ()  # what could not be kept, one line each
-    partial: bool = (
-        False  # the file is cut short: part of the pixels is missing, and a note says so
-    )
+    partial: bool = False  # part of the pixels is missing, for the file is cut short
 
 
 @contextmanager
@@ -221,8 +219,11 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
         samples = _upright(samples, carried.orientation)
         found = (page.dpi or ()) if page else image.info.get("dpi", ())
         dpi = [float(value) for value in found]
-    if carried.orientation > 4:
-        dpi.reverse()
+        if carried.orientation > 4:
+            dpi.reverse()
+        is_jpeg = not page and image.format in ("JPEG", "MPO")
+        if carried.exif and is_jpeg and not image.info.get("jfif_unit"):
+            dpi = list(metadata.resolution_of(carried.exif) or ())  # Pillow takes one for both
     channels = samples.shape[2]
     alpha = samples[..., -1] if channels in (2, 4) else None
     if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
@@ -320,9 +321,7 @@ def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograp
         exif = None
     if exif and kind == "TIFF" and (names := metadata.not_for_tiff(exif)):
         notes.append(f"TIFF holds no EXIF of a JPEG's encoding: not kept ({', '.join(names)})")
-    if dpi and (
-        kind == "PPM" or (kind == "WebP" and not (exif and metadata.says_resolution(exif)))
-    ):
+    if dpi and (kind == "PPM" or (kind == "WebP" and not (exif and metadata.resolution_of(exif)))):
         notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
     if xmp and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(xmp) > 65504)):
         notes.append(f"{kind} holds no such XMP: title, keywords and rights in it are not kept")

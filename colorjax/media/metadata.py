@@ -319,11 +319,24 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
     return bytes(block), order, {tag: e for tag, e in entries.items() if tag not in STRUCTURE}
 
 
-def says_resolution(exif: bytes) -> bool:
-    """Whether an EXIF block holds the resolution across and down."""
+def resolution(entries: Directory, order: str) -> tuple[float, float] | None:
+    """Pixels an inch, across and down, that a first directory says; None if it does not."""
+    unit = numbers(entries.get(296), order) or (2,)
+    found = []
+    for tag in (282, 283):
+        entry = entries.get(tag)
+        if not entry or entry.kind != 5 or unit[0] not in (2, 3):
+            return None
+        above, below = struct.unpack(order + "2I", entry.data[:8])
+        found.append(above / below * (2.54 if unit[0] == 3 else 1) if below else 0.0)
+    return (found[0], found[1]) if all(found) else None
+
+
+def resolution_of(exif: bytes) -> tuple[float, float] | None:
+    """Pixels an inch that an EXIF block says."""
     file = BytesIO(exif.removeprefix(b"Exif\0\0"))
     order, _, start = header(file)
-    return {282, 283} <= set(directory(file, start, order)[0])
+    return resolution(directory(file, start, order)[0], order)
 
 
 def not_for_tiff(exif: bytes) -> list[str]:

@@ -96,17 +96,7 @@ class Tiff:
     @property
     def dpi(self) -> tuple[float, float] | None:
         """Pixels an inch, across and down; None where it is not said."""
-        scale = {2: 1.0, 3: 2.54}.get(self.number(296, 2), 0)
-        values = []
-        for tag in (282, 283):
-            entry = self.page.get(tag) or self.root.get(tag)
-            above, below = (
-                struct.unpack(self.order + "2I", entry.data[:8])
-                if entry and entry.kind == 5
-                else (0, 1)
-            )
-            values.append(above / below * scale if below else 0.0)
-        return (values[0], values[1]) if all(values) else None
+        return metadata.resolution(self.root | self.page, self.order)
 
 
 class RawError(ValueError):
