@@ -282,9 +282,10 @@ def test_samples_that_are_no_levels_are_refused(tmp_path, samples):
         files.read(tmp_path / "a.tif")
 
 
-def test_other_layouts_are_named_as_tiff(tmp_path):
+@pytest.mark.parametrize("layout", [{"t262": 99}, {"t259": 34712}, {"t262": 2}, {"t258": 64}])
+def test_other_layouts_are_named_as_tiff(tmp_path, layout):
     with pytest.raises(files.FileError, match="is a TIFF of a layout that is not read: save it"):
-        read(tmp_path, tiff_of([bytes(21)] * 13, 21, t258=8, t262=99))
+        read(tmp_path, tiff_of([bytes(21)] * 13, 21, **({"t258": 8} | layout)))
 
 
 # Writing

@@ -135,7 +135,7 @@ def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) 
         file.seek(0)
         try:
             image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
-        except Image.UnidentifiedImageError:
+        except (Image.UnidentifiedImageError, KeyError):  # the latter of compressions
             if not page:
                 raise
             how = "save it with 8 or 16 bits a sample, uncompressed"
