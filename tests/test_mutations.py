@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from colorjax.media import files
 
+# pytest takes away the filters that `files` sets.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
+
 # Compilation and disks take their time; one folder serves all examples of a test.
 relaxed = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
