@@ -5,26 +5,30 @@ Pixels are `H W` (grey) or `H W 3` (sRGB), uint8 or uint16 over their whole rang
 is written, and whatever is wrong with either is a `FileError`.
 """
 
+import errno
 import io
 import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from colorjax.media import codec
+from colorjax.media import codec, metadata, tiff
+from colorjax.media.kinds import OTHER_KINDS, kind_of
 
 _FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WebP",
@@ -32,11 +36,8 @@ _FORMATS = {
     ".ppm": "PPM",
 }
 OUTPUT_SUFFIXES = tuple(_FORMATS)
-SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm")
-_ORIENTATION = 274
-# Of a TIFF's tags those about the picture, not the file: description, make, model, software, date,
-# artist, copyright, EXIF's own, GPS.
-_ABOUT_PICTURE = {_ORIENTATION, 34665, 34853, 270, 271, 272, 305, 306, 315, 33432}
+SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k")
+SUFFIXES += (".heic", ".heif")  # by the extra `heic`
 
 # Pillow refuses from 179 megapixels on, which scans exceed; `_open` has a limit of its own.
 Image.MAX_IMAGE_PIXELS = None
@@ -60,9 +61,14 @@ class Photograph:
 
     pixels: np.ndarray  # uint8 or uint16; H W (grey) or H W 3 (sRGB)
     alpha: np.ndarray | None = None  # H W, of the pixels' dtype; None where all is opaque
-    exif: bytes | None = None  # its orientation applied and reset, without a thumbnail
+    exif: bytes | None = None  # from its TIFF header on; orientation is 1, without a thumbnail
     dpi: tuple[float, float] | None = None  # across, down
+    xmp: bytes | None = None
+    iptc: bytes | None = None  # Photoshop's image resources, of which IPTC is one
+    comments: tuple[bytes, ...] = ()  # of a JPEG or GIF
+    text: tuple[tuple[bytes, bytes], ...] = ()  # of a PNG: kind and data of each chunk
     notes: tuple[str, ...] = ()  # what could not be kept, one line each
+    partial: bool = False  # part of the pixels is missing, for the file is cut short
 
 
 @contextmanager
@@ -78,8 +84,12 @@ def _decoding(name: str | Path) -> Iterator[None]:
             why = f"cannot be read: {error.strerror}"
         elif isinstance(error, MemoryError):
             why = "does not fit into memory: scale it down"
+        elif isinstance(error, Image.UnidentifiedImageError) and (
+            kind := OTHER_KINDS.get(Path(name).suffix.lower())
+        ):
+            raise _unread(name, kind) from error
         elif isinstance(error, Image.UnidentifiedImageError) or "decoder object" in text:
-            why = f"is no picture ({' '.join(SUFFIXES)}), or it is truncated or damaged"
+            why = "is no picture of a kind that is read, or it is truncated or damaged"
         elif any(sign in text.lower() for sign in ("truncated", "eof", "not enough", "smaller")):
             why = "is truncated: copy or download it again"
         else:
@@ -87,17 +97,92 @@ def _decoding(name: str | Path) -> Iterator[None]:
         raise FileError(f"{name} {why}") from error
 
 
-def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> Any:
-    image = Image.open(file, formats=codec.READABLE)
-    megapixels = image.width * image.height / 1e6
+def _unread(name: str | Path, kind: str, what: str = "") -> FileError:
+    if kind == "raw":
+        what = what or Path(name).suffix[1:].upper()
+        how = "a sensor's data: develop it into a TIFF (darktable, RawTherapee)"
+        return FileError(f"{name} is raw ({what}), {how}")
+    how = "save it as TIFF, PNG or JPEG"
+    return FileError(f"{name} is of the kind {kind}, which is not read: {how}")
+
+
+def _heif_opener(name: str | Path) -> None:
+    """Have Pillow read HEIC by the extra that knows it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        how = "pip install 'colorjax[heic]', or save it as JPEG or TIFF"
+        raise FileError(f"{name} is HEIC, which needs an extra: {how}") from None
+    if "HEIF" not in Image.OPEN:
+        pillow_heif.register_heif_opener()
+
+
+def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> tuple[Any, Any]:
+    """The image as Pillow opens it, or None; the page of a TIFF, which is there if that is None."""
+    page, formats = None, codec.READABLE
+    if kind := kind_of(file, name):
+        if kind != "HEIC":
+            raise _unread(name, kind)
+        _heif_opener(name)
+        formats = ("HEIF",)
+    if tiff.is_tiff(file):
+        try:
+            page = tiff.open_tiff(file)
+        except tiff.RawError as error:
+            raise _unread(name, "raw", str(error)) from None
+    if page and page.is_known:
+        size, image = page.size, None
+    else:
+        file.seek(0)
+        try:
+            image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
+        except (Image.UnidentifiedImageError, KeyError):  # the latter of compressions
+            if not page:
+                raise
+            how = "save it with 8 or 16 bits a sample, uncompressed"
+            raise FileError(f"{name} is a TIFF of a layout that is not read: {how}") from None
+        size = image.size
+        if icc := codec.profile_of(image, file):
+            image.info["icc_profile"] = icc
+    megapixels = size[0] * size[1] / 1e6
     if megapixels > max_megapixels:
         limit = f"the limit is {max_megapixels:g}: {remedy}"
         raise FileError(f"{name} has {megapixels:.4g} megapixels and {limit}")
-    tags = getattr(image, "tag_v2", {})
-    planes = tags.get(284) == 2 and max(tags.get(258, (8,))) > 8  # which Pillow mixes up
-    if planes or image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise FileError(f"{name} has rare samples: save it with 8 or 16 interleaved bits each")
-    return image
+    planes = page and page.number(284) == 2 and page.number(258, 8) > 8  # which Pillow mixes up
+    if image and (planes or image.mode == "F" or (image.mode == "I" and image.format != "PPM")):
+        raise FileError(f"{name} has rare samples: save it with 8 or 16 bits each")
+    return image, page
+
+
+def _carried(image: Any, page: tiff.Tiff | None, file: BinaryIO) -> metadata.Carried:
+    if page:
+        return metadata.of_tiff(page.file, page.root, page.order, page.big, page.size)
+    return metadata.of(image, file)
+
+
+def _samples(image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]) -> np.ndarray:
+    if page and image is None:
+        return codec.samples_of_tiff(page, notes)
+    return codec.samples_of(image, file, notes)
+
+
+def _decoded(
+    image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]
+) -> tuple[np.ndarray, bool]:
+    """Samples in sRGB, and whether part of the picture is missing."""
+    try:
+        return _samples(image, page, file, notes), False
+    except MemoryError:
+        raise
+    except Exception:
+        if image is None or not (found := codec.mended(image, file)):
+            raise
+    whole, note, partial = found
+    again = Image.open(whole, formats=codec.READABLE)
+    fresh: list[str] = []
+    samples = codec.samples_of(again, whole, fresh)
+    notes[:] = [*dict.fromkeys((*notes, *fresh)), note]
+    return samples, partial
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -122,25 +207,24 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
     if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path)):
         raise FileError(f"{path} is empty, a folder or a device: name a picture")
     with _decoding(path), open(path, "rb") as file:
-        image = _open(file, path, max_megapixels, "scale it down or raise --max-megapixels")
-        if getattr(image, "is_animated", False):
+        remedy = "scale it down or raise --max-megapixels"
+        image, page = _open(file, path, max_megapixels, remedy)
+        if page.several if page else getattr(image, "is_animated", False):
             notes.append("only its first frame or page is used")
-        samples = codec.samples_of(image, file, notes)
-        exif, orientation = None, 1
-        with suppress(Exception):  # foreign bytes again, but the picture is whole without them
-            tags = image.getexif()
-            orientation = tags.get(_ORIENTATION, 1)
-            for tag in set(tags) - _ABOUT_PICTURE if image.format == "TIFF" else ():
-                del tags[tag]
-            if _ORIENTATION in tags:
-                tags[_ORIENTATION] = 1
-            exif = tags.tobytes() if len(tags) else None
-        if len(image.info.get("exif") or b"") > 22 and not exif:  # 22 bytes hold nothing
-            notes.append("its EXIF is damaged and was not kept")
-        samples = _upright(samples, orientation)
-        dpi = [float(value) for value in image.info.get("dpi", ())]
-    if orientation in (5, 6, 7, 8):
-        dpi.reverse()
+        samples, partial = _decoded(image, page, file, notes)
+        carried = metadata.Carried()
+        try:
+            carried = _carried(image, page, file)
+        except Exception:  # foreign bytes again, but the picture is whole without them
+            notes.append("what it carries beside its pixels is damaged and was not kept")
+        samples = _upright(samples, carried.orientation)
+        found = (page.dpi or ()) if page else image.info.get("dpi", ())
+        dpi = [float(value) for value in found]
+        if carried.orientation > 4:
+            dpi.reverse()
+        is_jpeg = not page and image.format in ("JPEG", "MPO")
+        if carried.exif and is_jpeg and not image.info.get("jfif_unit"):
+            dpi = list(metadata.resolution_of(carried.exif) or ())  # Pillow takes one for both
     channels = samples.shape[2]
     alpha = samples[..., -1] if channels in (2, 4) else None
     if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
@@ -148,9 +232,14 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
     return Photograph(
         pixels=samples[..., :3] if channels > 2 else samples[..., 0],
         alpha=alpha,
-        exif=exif,
-        dpi=(dpi[0], dpi[1]) if len(dpi) == 2 and all(0 < value < 1e6 for value in dpi) else None,
-        notes=tuple(notes),
+        exif=carried.exif,
+        dpi=(dpi[0], dpi[1]) if len(dpi) == 2 and all(1 < value < 1e6 for value in dpi) else None,
+        xmp=carried.xmp,
+        iptc=carried.iptc,
+        comments=carried.comments,
+        text=carried.text,
+        notes=(*notes, *carried.notes),
+        partial=partial,
     )
 
 
@@ -166,23 +255,27 @@ def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
         FileError: it is no picture, truncated, damaged, too large or too small.
     """
     with _decoding(name), io.BytesIO(data) as file:
-        image = _open(file, name, 500, "scale it down")
-        if short_side > 2 * min(image.size):
-            has = f"{image.width} × {image.height} pixels"
+        image, page = _open(file, name, 500, "scale it down")
+        size = (image or page).size
+        if short_side > 2 * min(size):
+            has = f"{size[0]} × {size[1]} pixels"
             raise TooSmallError(f"{name} has {has}, too few for {short_side} on its short side")
-        to_srgb, _ = codec.to_srgb_by(image, [])
-        image.draft("RGB", (short_side, short_side))  # JPEG can be decoded at 1/2, 1/4 or 1/8
-        plain = image.mode in ("L", "RGB", "CMYK")  # else palettes, transparency, 16 bits
-        if plain:
+        to_srgb = None
+        if image:
+            to_srgb, _ = codec.to_srgb_by(image, [])
+            image.draft("RGB", (short_side, short_side))  # JPEG can be decoded at 1/2, 1/4 or 1/8
+        if image and image.mode in ("L", "RGB", "CMYK"):
             source = image
-        else:
-            samples = codec.samples_of(image, file, [])
+        else:  # a TIFF, palettes, transparency, 16 bits
+            samples, to_srgb = _samples(image, page, file, []), None
             source = codec.eight(samples[..., :3] if samples.shape[2] > 2 else samples[..., :1])
         left, top = ((side - min(source.size)) / 2 for side in source.size)
         box = (left, top, source.width - left, source.height - top)
         small = source.resize((short_side, short_side), Image.Resampling.LANCZOS, box, 3)
-        small = to_srgb(small) if plain else small
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        small = to_srgb(small) if to_srgb else small
+        orientation = 1
+        with suppress(Exception):
+            orientation = _carried(image, page, file).orientation
         return _upright(np.asarray(small.convert("RGB")), orientation)
 
 
@@ -197,10 +290,10 @@ def check_output(
     """
     path = Path(path)
     for wrong, why in (
+        (os.path.isdir(path), "is a folder: name a file in it"),
         (path.suffix.lower() not in suffixes, f"ends in none of {' '.join(suffixes)}"),
         (not os.path.isdir(path.parent), "lies in no existing folder: create that first"),
         (not os.access(path.parent, os.W_OK | os.X_OK), "lies in a folder that is read-only"),
-        (os.path.isdir(path), "is a folder: name a file"),
         (os.path.lexists(path) and not overwrite, "exists: name another or give --overwrite"),
     ):
         if wrong:
@@ -218,6 +311,59 @@ def publish(temporary: Path, path: Path, overwrite: bool) -> None:
         if os.path.lexists(path):
             raise FileError(f"{path} exists: name another or give --overwrite") from None
     os.replace(temporary, path)
+
+
+def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograph:
+    """The photograph with what this kind of file can carry; notes say what it cannot."""
+    exif, xmp, dpi, text = photograph.exif, photograph.xmp, photograph.dpi, photograph.text
+    iptc, comments = photograph.iptc, photograph.comments
+    if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65527)):
+        notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
+        exif = None
+    if exif and kind == "TIFF" and (names := metadata.not_for_tiff(exif)):
+        notes.append(f"TIFF holds no EXIF of a JPEG's encoding: not kept ({', '.join(names)})")
+    if dpi and (kind == "PPM" or (kind == "WebP" and not (exif and metadata.resolution_of(exif)))):
+        notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
+    if xmp and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(xmp) > 65504)):
+        notes.append(f"{kind} holds no such XMP: title, keywords and rights in it are not kept")
+        xmp = None
+    if iptc and kind not in ("JPEG", "TIFF"):
+        notes.append(f"{kind} holds no IPTC: caption and keywords in it are not kept")
+        iptc = None
+    if kind == "JPEG":
+        comments += tuple(filter(None, (metadata.comment_of(*chunk) for chunk in text)))
+        text = tuple(chunk for chunk in text if metadata.comment_of(*chunk) is None)
+        if any(len(comment) > 65533 for comment in comments):
+            notes.append("JPEG holds no such long comment: it is not kept")
+            comments = tuple(comment for comment in comments if len(comment) <= 65533)
+    if text and kind != "PNG":
+        names = ", ".join(dict.fromkeys(data.split(b"\0")[0].decode("latin-1") for _, data in text))
+        notes.append(f"{kind} holds no text of a PNG: not kept ({names})")
+    if comments and kind not in ("JPEG", "PNG"):
+        notes.append(f"{kind} holds no comment: that of the file is not kept")
+    return replace(photograph, exif=exif, xmp=xmp, iptc=iptc, comments=comments, text=text)
+
+
+def _encode(
+    file: BinaryIO, kind: str, samples: np.ndarray, photograph: Photograph, quality: int
+) -> None:
+    exif, xmp, iptc, dpi = photograph.exif, photograph.xmp, photograph.iptc, photograph.dpi
+    srgb = codec.srgb_profile() if samples.shape[2] > 2 else None
+    if kind == "PNG":
+        text = metadata.text_chunks(xmp, photograph.comments, photograph.text)
+        return codec.write_png(file, samples, exif, dpi, text)
+    if kind == "TIFF":
+        return tiff.write(file, samples, srgb, dpi, exif, xmp, iptc)
+    options: dict[str, Any] = {}
+    if kind == "JPEG":
+        extra = metadata.segments(exif, xmp, iptc, photograph.comments)
+        options = {"quality": quality, "subsampling": 0, "extra": extra, "icc_profile": srgb}
+    if kind == "WebP":
+        exact = {"lossless": True, "exact": True}  # exact: where nothing shows, too
+        options = {**exact, "exif": exif or b"", "xmp": xmp or b"", "icc_profile": srgb}
+    if kind in ("JPEG", "BMP"):
+        options["dpi"] = dpi or (0, 0)
+    codec.eight(samples).save(file, kind, **options)
 
 
 def write(
@@ -246,32 +392,17 @@ def write(
     samples = photograph.pixels.reshape(*photograph.pixels.shape[:2], -1)
     if max(samples.shape) > (longest := {"JPEG": 65500, "WebP": 16383}.get(kind, 2**31)):
         raise FileError(f"{path}: {kind} holds {longest} pixels a side: write PNG or TIFF")
-    exif, dpi = photograph.exif, photograph.dpi
     if photograph.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
         notes.append(f"{kind} holds no transparency: all of it is opaque")
     elif photograph.alpha is not None:
         samples = np.dstack([samples, photograph.alpha])
     if samples.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
         notes.append(f"{kind} holds 8 bits a sample: 16 were rounded")
-    if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65533)):
-        notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
-        exif = None
-    if dpi and kind in ("WebP", "PPM"):
-        notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
-    srgb = codec.srgb_profile() if samples.shape[2] > 2 else None
-    common = {"exif": exif or b"", "icc_profile": srgb}
-    options: dict[str, dict[str, Any]] = {
-        "JPEG": {**common, "quality": quality, "subsampling": 0, "dpi": dpi or (0, 0)},
-        "WebP": {**common, "lossless": True, "exact": True},  # exact: where nothing shows, too
-        "BMP": {"dpi": dpi or (0, 0)},
-    }
+    photograph = _that_fits(photograph, kind, notes)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            if kind in ("PNG", "TIFF"):
-                (codec.write_png if kind == "PNG" else codec.write_tiff)(file, samples, exif, dpi)
-            else:
-                codec.eight(samples).save(file, kind, **options.get(kind, {}))
+            _encode(file, kind, samples, photograph, quality)
             file.flush()
             os.fsync(file.fileno())
         publish(temporary, path, overwrite)
@@ -285,17 +416,30 @@ def write(
     return notes
 
 
-def list_images(folder: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+def list_images(
+    folder: str | Path,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    failed: Callable[[OSError], None] = lambda error: None,
+) -> list[Path]:
     """The images in a folder and its subfolders by their suffixes, sorted, without hidden ones.
 
-    Links are followed, but no folder is entered twice.
+    Links are followed, but no folder is entered twice. `failed` is called with the error of each
+    folder that cannot be opened and each image that is not there, as where a link leads nowhere.
     """
     found, entered = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=failed, followlinks=True):
         here = os.path.realpath(place)
         known = here in entered
         entered.add(here)
         folders[:] = [] if known else sorted(name for name in folders if name[0] != ".")
         paths = [] if known else [Path(place, name) for name in names if name[0] != "."]
-        found += [path for path in paths if path.suffix.lower() in suffixes]
-    return sorted(path for path in found if os.path.isfile(path))
+        for path in paths:
+            if path.suffix.lower() not in suffixes:
+                continue
+            if os.path.isfile(path):
+                found.append(path)
+            else:
+                failed(
+                    FileNotFoundError(errno.ENOENT, "No such file, or no regular one", str(path))
+                )
+    return sorted(found)
