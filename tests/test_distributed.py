@@ -53,7 +53,7 @@ def test_two_train_as_one_does_and_go_on_from_its_state(photographs, tmp_path):
     )
     assert status == [0, 0], error
     assert "on 2 cpu device(s)" in said and "going on from step 1" in said and "wrote" in said
-    assert silent == ""
+    assert "validation" not in silent and "wrote" not in silent
     expected, together = (
         safetensors.numpy.load_file(run / "weights.safetensors") for run in (one, shared)
     )
