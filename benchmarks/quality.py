@@ -28,6 +28,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def load(folder: str, size: int) -> np.ndarray:
     return np.stack(found)
 
 
-def of_each(function: Callable, *arrays) -> np.ndarray | dict[str, np.ndarray]:
+def of_each(function: Callable, *arrays: np.ndarray) -> Any:
     """A jitted function of batches `B …`, on arrays `N …`: its results, `N …`."""
     count = len(arrays[0])
     parts = [
@@ -165,7 +166,7 @@ def scale_chroma(images: jax.Array, predictions: jax.Array, factor: jax.Array) -
 def scaled(predictions: np.ndarray, images: np.ndarray, factor: float) -> np.ndarray:
     """Predictions with their chroma times a factor, at the truth's lightness."""
     factors = np.full(len(images), factor, np.float32)
-    return np.asarray(of_each(scale_chroma, images, predictions, factors))
+    return of_each(scale_chroma, images, predictions, factors)
 
 
 def factor_for(predictions: np.ndarray, images: np.ndarray, wanted: float) -> float:
@@ -302,6 +303,7 @@ def run(argv: list[str] | None) -> int:
     """Measure and print; the exit status."""
     options = parse(argv)
     config.use_compilation_cache()
+    config.keep_memory()
     networks = {
         name: (path, variants(path, name, options)) for path, name in names(options.weights)
     }
@@ -329,8 +331,8 @@ def run(argv: list[str] | None) -> int:
 
     for name, ab in (("grey", np.zeros(2)), ("constant ab", mean_ab)):
         constant = np.broadcast_to(np.float32(ab), (len(images), 1, 1, 2))
-        row(name, np.asarray(of_each(recolor, images, constant)))
-    row("oracle at a quarter", np.asarray(of_each(oracle, images)))
+        row(name, of_each(recolor, images, constant))
+    row("oracle at a quarter", of_each(oracle, images))
     shown, used = [], {}
     for path, answers in networks.values():
         for name, colorizer in answers.items():

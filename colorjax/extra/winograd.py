@@ -91,7 +91,7 @@ def _pays(x: jax.Array, kernel: jax.Array, batch: int) -> bool:
     return fits and batch * height * width >= max(1024, 4 * max(channels, features))
 
 
-def _plain(x, kernel, stride, padding="SAME"):
+def _plain(x, kernel, stride, padding: str | list[tuple[int, int]] = "SAME"):
     numbers = ("NHWC", "HWIO", "NHWC")
     strides = (stride, stride)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
