@@ -13,6 +13,7 @@ import pytest
 from test_benchmarks import benchmark
 
 from colorjax import model, step
+from colorjax.extra import muon
 
 pytestmark = pytest.mark.gpu
 throughput = benchmark("throughput")
@@ -73,3 +74,13 @@ def test_ten_steps_in_bfloat16_stay_finite_and_learn(preset, shape):
     assert bool(step.is_finite(state.params)) and np.isfinite(losses).all()
     if preset != "gan":  # whose loss rises and falls with its adversary's
         assert sum(losses[-3:]) < sum(losses[:3])  # each step crops anew
+
+
+@pytest.mark.usefixtures("shape")
+def test_muon_is_right_in_the_devices_arithmetic():
+    """A GPU's TF32 would make directions of small gradients run away."""
+    random = np.random.default_rng(1)
+    left, right = (np.linalg.qr(random.standard_normal((n, 64)))[0] for n in (576, 64))
+    matrix = left * np.logspace(0, -6, 64) @ right.T
+    values = np.linalg.svd(muon.orthogonal(jnp.asarray(matrix[None], jnp.float32))[0])[1]
+    assert values.max() < 1.25

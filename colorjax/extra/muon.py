@@ -54,16 +54,23 @@ def _orthogonalised(updates, _=None):
     return jax.tree.unflatten(tree, leaves)
 
 
+@jax.default_matmul_precision("highest")  # TF32 makes small eigenvalues negative: they grow
 def orthogonal(matrices: jax.Array) -> jax.Array:
     """Matrices `N rows columns` → about the orthogonal ones nearest to them.
 
     Jordan's Newton-Schulz iteration brings the singular values to 0.7…1.2; those below a
-    thousandth of the norm stay smaller. It bears products of low precision: TF32, a GPU's default.
+    thousandth of the norm stay smaller. It runs on the square, the product of a matrix with its
+    transpose: with nine times as many columns as rows that takes 0.4 of the operations of running
+    it on the matrix.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonal(matrices.mT).mT
     x = matrices / (jnp.linalg.norm(matrices, axis=(1, 2), keepdims=True) + 1e-8)
-    for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x
+    identity = jnp.broadcast_to(jnp.eye(x.shape[1]), (len(x), x.shape[1], x.shape[1]))
+
+    def improve(_, state):
+        factor, square = state
+        polynomial = 3.4445 * identity - 4.7750 * square + 2.0315 * square @ square
+        return polynomial @ factor, polynomial @ square @ polynomial
+
+    return jax.lax.fori_loop(0, 5, improve, (identity, x @ x.mT))[0] @ x
