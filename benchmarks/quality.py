@@ -27,6 +27,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,14 @@ def oracle(images: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def scale_chroma(images: jax.Array, predictions: jax.Array, factor: jax.Array) -> jax.Array:
-    """Lightness of the truth, ab of the prediction times a factor `B`."""
-    ab = color.rgb_to_lab(predictions / 255.0)[..., 1:]
-    return recolor(images, factor[:, None, None, None] * ab)
+def scale_chroma(factor: jax.Array, images: jax.Array, predictions: jax.Array) -> jax.Array:
+    """Lightness of the truth, ab of the prediction times a factor."""
+    return recolor(images, factor * color.rgb_to_lab(predictions / 255.0)[..., 1:])
 
 
 def scaled(predictions: np.ndarray, images: np.ndarray, factor: float) -> np.ndarray:
     """Predictions with their chroma times a factor, at the truth's lightness."""
-    factors = np.full(len(images), factor, np.float32)
-    return of_each(scale_chroma, images, predictions, factors)
+    return of_each(partial(scale_chroma, np.float32(factor)), images, predictions)
 
 
 def factor_for(predictions: np.ndarray, images: np.ndarray, wanted: float) -> float:
@@ -198,12 +197,13 @@ def colored(colorizer: Colorizer, images: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def compare(
-    images: jax.Array, predictions: jax.Array, weights: jax.Array, mean_ab: jax.Array
+    truth_histogram: jax.Array, mean_ab: jax.Array, images: jax.Array, predictions: jax.Array
 ) -> dict[str, jax.Array]:
-    """What `measure` needs of each picture; `weights` and `mean_ab` come once for each, too."""
+    """What `measure` needs of each picture."""
     truth, prediction = images / 255.0, predictions / 255.0
     lab, lab_predicted = color.rgb_to_lab(truth), color.rgb_to_lab(prediction)
     ab, ab_predicted = lab[..., 1:], lab_predicted[..., 1:]
+    weights = metrics.pixel_weights(ab, truth_histogram)
     return {
         "error": metrics.mean_squared_error(prediction, truth),
         "ssim": metrics.ssim(prediction, truth),
@@ -212,12 +212,10 @@ def compare(
         "cf_signed": color.colorfulness(prediction),
         "cf_truth": color.colorfulness(truth, absolute=True),
         "distances": metrics.distance_histogram(ab_predicted, ab)[None],
-        "distances_rare": metrics.distance_histogram(
-            ab_predicted, ab, metrics.pixel_weights(ab, weights[0])
-        )[None],
+        "distances_rare": metrics.distance_histogram(ab_predicted, ab, weights)[None],
         "bins": palette.histogram(ab_predicted)[None],
         "ab_error": ((ab_predicted - ab) ** 2).mean((1, 2, 3)),
-        "ab_spread": ((ab - mean_ab[0]) ** 2).mean((1, 2, 3)),
+        "ab_spread": ((ab - mean_ab) ** 2).mean((1, 2, 3)),
     }
 
 
@@ -225,9 +223,7 @@ def measure(
     images: np.ndarray, predictions: np.ndarray, truth_histogram: np.ndarray, mean_ab: np.ndarray
 ) -> dict[str, float | None]:
     """Every column of the table for one set of predictions."""
-    count = len(images)
-    weights, means = (np.broadcast_to(x, (count, *x.shape)) for x in (truth_histogram, mean_ab))
-    found = of_each(compare, images, predictions, weights, means)
+    found = of_each(partial(compare, truth_histogram, mean_ab), images, predictions)
     error = np.maximum(found["error"].astype(np.float64), 1e-10)  # the truth itself: 100 dB
     colorful, spread = found["cf_truth"] >= 15, found["ab_spread"].mean()
     difference = found["cf"] - found["cf_truth"]

@@ -87,30 +87,38 @@ def test_throughput_sees_a_loop_that_waits_for_its_photographs(tmp_path):
     assert time.perf_counter() - start > 0.2
 
 
-def test_throughput_doubles_batches_until_memory_ends(tmp_path, capsys, monkeypatch):
-    throughput, out = benchmark("throughput"), tmp_path / "throughput.json"
-    free = iter([2**40, 2**40, 0])
+def swept(throughput, *argv):
+    """The rows of one sweep."""
+    rows = []
+    case = {"preset": "unet", "mode": "infer", "size": 32, "dtype": "float32"}
+    options = throughput.parse([*SMALL, *argv])
+    throughput.sweep(case, {"flops": 1e12, "bytes": 1e11}, options, rows.append)
+    return rows
+
+
+def test_throughput_doubles_batches_until_memory_ends(capsys, monkeypatch):
+    throughput, free = benchmark("throughput"), iter([2**40, 2**40, 0])
     monkeypatch.setattr(throughput, "free_memory", lambda: next(free))
-    argv = [*SMALL, "--modes", "infer", "--json", str(out)]
-    assert throughput.main(argv) == 0
-    rows = json.loads(out.read_text())["rows"]
+    rows = swept(throughput)
     assert [row["batch"] for row in rows] == [1, 2, 4]
     assert rows[2]["failed"] == "out of memory" and "images_per_second" not in rows[2]
     assert "out of memory" in capsys.readouterr().out
 
 
-def test_a_sweep_ends_where_the_device_fails(tmp_path, capsys, monkeypatch):
-    throughput, out = benchmark("throughput"), tmp_path / "throughput.json"
+def test_a_sweep_ends_where_the_device_fails(capsys, monkeypatch):
+    throughput = benchmark("throughput")
 
     def fails(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: no convolution works\nmore about it")
 
     monkeypatch.setattr(throughput, "compiled", fails)
-    assert throughput.main([*SMALL, "--json", str(out)]) == 0
-    rows = json.loads(out.read_text())["rows"]
-    assert [row["mode"] for row in rows] == ["train", "infer"]
-    assert {row["failed"] for row in rows} == {"INTERNAL: no convolution works"}
+    (row,) = swept(throughput)
+    assert row["failed"] == "INTERNAL: no convolution works"
     assert "no convolution works" in capsys.readouterr().out
+
+
+def test_a_sweep_takes_the_batches_asked_for():
+    assert [row["batch"] for row in swept(benchmark("throughput"), "--batches", "2", "1")] == [2, 1]
 
 
 def test_benchmarks_time_the_presets_as_they_train():
