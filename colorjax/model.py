@@ -106,7 +106,7 @@ class PaperNetwork(nnx.Module):
         for layer, (_, _, up) in zip(self.layers, self._LAYERS, strict=True):
             x = jax.nn.relu(layer(x))
             x = upsample(x) if up else x
-        return AB_SCALE * upsample(jnp.tanh(self.head(x).astype(jnp.float32))), None
+        return AB_SCALE * upsample(jnp.tanh(self.head(x).astype(jnp.float32))), None, upsample(x)
 
 
 class UNet(nnx.Module):
@@ -169,8 +169,9 @@ class UNet(nnx.Module):
             x = upsample(self.up[level](x)) + skips[level]
             for block in self.decoder[level]:
                 x = block(x)
-        x = self.head(jax.nn.relu(self.norm(x))).astype(jnp.float32)
-        return x if self.bins else AB_SCALE * jnp.tanh(x), labels
+        features = self.norm(x)
+        x = self.head(jax.nn.relu(features)).astype(jnp.float32)
+        return x if self.bins else AB_SCALE * jnp.tanh(x), labels, features
 
 
 class Encoder(nnx.Module):
@@ -264,7 +265,8 @@ class LiteNetwork(nnx.Module):
         y = upsample(self.up4(y)) + self.merge(space_to_depth(raw, 2))
         for block in self.level4:
             y = block(y)
-        return self.head(jax.nn.relu(self.norm(y))).astype(jnp.float32), labels
+        features = self.norm(y)
+        return self.head(jax.nn.relu(features)).astype(jnp.float32), labels, features
 
 
 class Critic(nnx.Module):
@@ -365,12 +367,22 @@ def predict(
     params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
 ) -> tuple[jax.Array, jax.Array | None]:
     """As `apply`, and beside it the logits of the labels, `B labels`; None where it knows none."""
+    return predict_with_features(params, config, lightness, dtype)[:2]
+
+
+def predict_with_features(
+    params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """As `predict`, and beside them what the head sees: its features `B h w C`, normalised.
+
+    Places whose features are alike look alike to the network.
+    """
     height, width = lightness.shape[1:]
     pad = [(0, 0), (0, -height % config.stride), (0, -width % config.stride)]
     x = jnp.pad(lightness / 50 - 1, pad, mode="edge")[..., None].astype(dtype)
-    output, labels = nnx.merge(_abstract(config)[0], params)(x)
-    output = output[:, : -(-height // config.reduction), : -(-width // config.reduction)]
-    return output, labels
+    output, labels, features = nnx.merge(_abstract(config)[0], params)(x)
+    rows, columns = -(-height // config.reduction), -(-width // config.reduction)
+    return output[:, :rows, :columns], labels, features[:, :rows, :columns]
 
 
 def judge(

@@ -217,7 +217,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "4463cdab5adcbfdcd0cc09685961df7a6cbae7911d74179a0ec809bdb00b9e7c"
+SHA256 = "831ba1cba051b6b870a10f7976fa589b11d3ba8226d6604ffa60ec718754235e"
 
 
 def test_default_weights_are_the_ones_described():
