@@ -28,10 +28,10 @@ part() { # name, seconds, command…
 
 if [ "${QUICK:-}" ]; then
   platforms=cpu width=(--width 16) size=(--size 32) sizes=(--sizes 32) batches=(2) large=(2) loop=(2)
-  short=(--seconds 0.2)
+  short=(--seconds 0.2) only=(-k unet)
 else
   platforms=cuda width=() size=(--size 128) sizes=(--sizes 128) batches=(64 256 1024)
-  large=(64 256) loop=(64 4) short=(--seconds 1)
+  large=(64 256) loop=(64 4) short=(--seconds 1) only=()
 fi
 
 part versions 60 "$python" -c "
@@ -43,7 +43,8 @@ for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch'):
 import jax; print(jax.devices())
 sys.exit(0 if '${QUICK:-}' or jax.default_backend() == 'gpu' else 'jax sees no GPU here')"
 [ ${#failed[@]} -eq 0 ] || exit 1
-part training 90 env JAX_PLATFORMS=$platforms "$python" -m pytest -m gpu -n 0 -q tests/test_gpu.py
+part training 90 env JAX_PLATFORMS=$platforms "$python" -m pytest -m gpu -n 0 -q \
+  tests/test_gpu.py "${only[@]}"
 for batch in "${batches[@]}"; do # each by itself: what the time does not reach is the preset named last
   part "throughput at $batch" 50 "$python" benchmarks/throughput.py "${width[@]}" "${sizes[@]}" \
     "${short[@]}" --dtypes bfloat16 --presets lite vivid paper --batches "$batch" \

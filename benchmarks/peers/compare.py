@@ -154,7 +154,7 @@ def theirs(network: torch.nn.Module, dtype: str, compiled: bool, lightness, targ
 
 
 def check(mine: dict, peer: dict, dtype: str, name: str) -> float:
-    """How far distance both are; SystemExit if farther than rounding takes them."""
+    """How far apart both are; SystemExit if farther than rounding takes them."""
     distance = np.linalg.norm(mine["ab"] - peer["ab"]) / np.linalg.norm(mine["ab"])
     distance = max(distance, abs(mine["loss"] - peer["loss"]) / abs(mine["loss"]))
     shaped = copy.deepcopy(peer["network"])  # our gradient in the places of its parameters
