@@ -353,7 +353,10 @@ def test_latency_measures_photographs_and_a_folder(weights, tmp_path, capsys):
     assert benchmark("latency").main([str(word) for word in argv]) == 0
     report = json.loads(out.read_text())
     (row,) = report["rows"]
-    assert row["cold_seconds"] > row["warm_seconds"] > 0.1
+    assert row["cold_seconds"] > 0.1  # of a process that imports jax
+    assert row["warm_spread"] == [row["warm_seconds"]] * 2  # of one run
     assert row["peak_mib"] > row["pixels_mib"] > 0
-    assert 0 < report["folder"]["per_second"] < report["folder"]["network_per_second"]
+    folder = report["folder"]
+    share = folder["per_second"] / folder["network_per_second"]
+    assert folder["share_of_network"] == pytest.approx(share, abs=0.01)
     assert "a folder of 10 photographs" in capsys.readouterr().out
