@@ -28,10 +28,10 @@ part() { # name, seconds, command…
 
 if [ "${QUICK:-}" ]; then
   platforms=cpu width=(--width 16) size=(--size 32) sizes=(--sizes 32) batches=(2) large=(2) loop=(2)
-  short=(--seconds 0.2) only=(-k unet)
+  short=(--seconds 0.2) only=(-k unet) dtype=float32 # a CPU emulates bfloat16
 else
   platforms=cuda width=() size=(--size 128) sizes=(--sizes 128) batches=(64 256 1024)
-  large=(64 256) loop=(64 4) short=(--seconds 1) only=()
+  large=(64 256) loop=(64 4) short=(--seconds 1) only=() dtype=bfloat16
 fi
 
 part versions 60 "$python" -c "
@@ -47,11 +47,11 @@ part training 90 env JAX_PLATFORMS=$platforms "$python" -m pytest -m gpu -n 0 -q
   tests/test_gpu.py "${only[@]}"
 for batch in "${batches[@]}"; do # each by itself: what the time does not reach is the preset named last
   part "throughput at $batch" 50 "$python" benchmarks/throughput.py "${width[@]}" "${sizes[@]}" \
-    "${short[@]}" --dtypes bfloat16 --presets lite vivid paper --batches "$batch" \
+    "${short[@]}" --dtypes "$dtype" --presets lite vivid paper --batches "$batch" \
     --json "$out/throughput-$batch.json"
 done
 part loop 60 "$python" benchmarks/throughput.py "${width[@]}" "${sizes[@]}" "${short[@]}" \
-  --dtypes bfloat16 --presets paper --modes --beside "${loop[@]}" --json "$out/beside.json"
+  --dtypes "$dtype" --presets paper --modes --beside "${loop[@]}" --json "$out/beside.json"
 part peers 120 "$python" benchmarks/peers/compare.py "${width[@]}" "${size[@]}" "${short[@]}" \
   --networks unet paper --batches "${large[@]}" --json "$out/peers.json"
 
