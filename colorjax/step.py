@@ -69,7 +69,7 @@ def optimizer(config: StepConfig) -> optax.GradientTransformation:
     decay falls on kernels alone: biases and scales have fewer than two dimensions.
     """
     scales = {
-        "muon": muon.scale_by_muon,
+        "muon": partial(muon.scale_by_muon, model.outer_parts(config.network)),
         "adamw": partial(optax.scale_by_adam, b2=0.99),
         "rmsprop": optax.scale_by_rms,
     }
