@@ -2,10 +2,9 @@
 
     python benchmarks/gallery.py examples/*.jpg --weights FILE FILE --out gallery.jpg
 
-A row a photograph, scaled to one width: without colour, then a column a network (the one that
-comes along, unless others are named), each as `colorize.py` would colour it; last, where the
-photograph has colour, the photograph. `--across` turns that about: a column a photograph, all of
-one height, without titles.
+A row holds a photograph without colour, then as each network colours it, and last the photograph
+itself where it has colour; all are scaled to one width. With `--across` a photograph is a column
+and all have one height. Titles stand above rows only.
 """
 
 import argparse
@@ -24,10 +23,22 @@ from colorjax.media import files
 GAP, TITLE = 4, 24  # pixels
 
 
+def small(path: str, side: int, across: bool) -> np.ndarray:
+    """A photograph, uint8 `H W 3`, scaled to a width, or across to a height."""
+    pixels = files.read(path).pixels
+    pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    picture = Image.fromarray(pixels).convert("RGB")
+    scale = side / (picture.height if across else picture.width)
+    width, height = (max(1, round(scale * length)) for length in picture.size)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
 def row(pixels: np.ndarray, networks: list[Colorizer]) -> list[np.ndarray]:
-    """A photograph, uint8 `H W 3`, in each column but the last."""
-    grey = np.round(255 * report.grey(pixels / np.float32(255))).astype(np.uint8)
-    return [grey, *(network(pixels) for network in networks)]
+    """A photograph, uint8 `H W 3`: without colour, by each network, and as it is if colourful."""
+    values = pixels / np.float32(255)
+    grey = np.round(255 * report.grey(values)).astype(np.uint8)
+    truth = [pixels] if color.colorfulness(values, absolute=True) >= 5 else []
+    return [grey, *(network(pixels) for network in networks), *truth]
 
 
 def draw(rows: list[list[np.ndarray]], titles: list[str]) -> Image.Image:
@@ -46,27 +57,17 @@ def draw(rows: list[list[np.ndarray]], titles: list[str]) -> Image.Image:
     return sheet
 
 
-def draw_across(rows: list[list[np.ndarray]]) -> Image.Image:
-    """Rows of pictures of one height, as columns beside each other."""
-    sheet = draw([[picture.swapaxes(0, 1) for picture in pictures] for pictures in rows], [])
-    return sheet.transpose(Image.Transpose.TRANSPOSE)
-
-
 def run(argv: list[str] | None) -> int:
     """Colour and draw; the exit status."""
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("photographs", nargs="+", metavar="PHOTOGRAPH")
-    parser.add_argument("--weights", nargs="*", metavar="FILE", help="networks, a column each")
-    parser.add_argument("--titles", nargs="*", metavar="TEXT", help="of their columns")
-    parser.add_argument(
-        "--width",
-        type=int,
-        default=256,
-        help="of a column (default: 256); or with --across the height of a row",
-    )
-    parser.add_argument("--across", action="store_true", help="a column a photograph")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE")
+    add = parser.add_argument
+    add("photographs", nargs="+", metavar="PHOTOGRAPH")
+    add("--weights", nargs="*", metavar="FILE", help="(default: the package's)")
+    add("--titles", nargs="*", metavar="TEXT", help="of the networks' columns")
+    add("--width", type=int, default=256, help="of a column, across: height (default: 256)")
+    add("--across", action="store_true", help="a column a photograph")
+    add("--out", required=True, type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     if not 16 <= options.width <= 4096:
         raise config.ConfigError(f"--width {options.width}: it must be from 16 to 4096")
@@ -76,20 +77,15 @@ def run(argv: list[str] | None) -> int:
         raise config.ConfigError(f"--titles: {len(titles)} of them for {len(weights)} networks")
     files.check_output(options.out, overwrite=True)
     device.use_compilation_cache()
-    networks, rows = [Colorizer.load(path) for path in weights], []
-    for path in options.photographs:
-        pixels = files.read(path).pixels
-        pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-        picture = Image.fromarray(pixels).convert("RGB")
-        scale = options.width / (picture.height if options.across else picture.width)
-        size = [max(1, round(scale * side)) for side in picture.size]
-        pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
-        pictures = row(pixels, networks)
-        if color.colorfulness(pixels / np.float32(255), absolute=True) >= 5:
-            pictures.append(pixels)
-        rows.append(pictures)
-    titles = ["without colour", *titles, "in truth"]
-    sheet = draw_across(rows) if options.across else draw(rows, titles)
+    networks = [Colorizer.load(path) for path in weights]
+    rows = [
+        row(small(path, options.width, options.across), networks) for path in options.photographs
+    ]
+    if options.across:
+        turned = [[picture.swapaxes(0, 1) for picture in pictures] for pictures in rows]
+        sheet = draw(turned, []).transpose(Image.Transpose.TRANSPOSE)
+    else:
+        sheet = draw(rows, ["without colour", *titles, "in truth"])
     files.write(options.out, files.Photograph(np.asarray(sheet)), overwrite=True)
     print(f"wrote {options.out} ({sheet.width} × {sheet.height})")
     return 0

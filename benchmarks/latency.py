@@ -64,7 +64,8 @@ def photograph(megapixels: float, suffix: str, repeats: int, weights: list[str])
     """One row: a photograph of so many megapixels."""
     height, width = SIZES[megapixels]
     with tempfile.TemporaryDirectory() as place:
-        source, target = f"{place}/in.{suffix}", f"{place}/out.{suffix}"
+        source, target = f"{place}/in.{suffix}", f"{place}/out/out.{suffix}"
+        Path(place, "out").mkdir()
         scene(0, height, width).save(source, quality=92)
         argv = [source, target, "--overwrite", *weights]
         cold, _ = timed(argv, f"{place}/cache")

@@ -10,7 +10,18 @@ import numpy as np
 from flax import nnx
 
 from colorjax.depthwise import depthwise
-from colorjax.extra.winograd import convolve
+from colorjax.extra import winograd  # of CPUs: without it XLA's convolution is used
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolve `B H W C` with `size size C F` → `B ⌈H/stride⌉ ⌈W/stride⌉ F`, padding SAME."""
+    on_cpu = jax.default_backend() == "cpu" and x.dtype == jnp.float32
+    if on_cpu and kernel.shape[:2] == (3, 3) and winograd.enabled.value:
+        return winograd.convolve(x, kernel, stride)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=numbers
+    )
 
 
 class Conv(nnx.Module):

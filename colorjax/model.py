@@ -76,6 +76,8 @@ class PaperNetwork(nnx.Module):
     narrowed to 2, nearest up-sampling back to full size, tanh. ab at the lightness's own size.
     """
 
+    OUTER = ("head",)
+
     # (features, stride, up-sample after)
     _LAYERS = (
         (64, 1, False),
@@ -115,6 +117,8 @@ class UNet(nnx.Module):
     lightness's size. Where there are labels, a classifier on the coarsest features learns what a
     photograph shows, beside how it is coloured (Iizuka, Simo-Serra and Ishikawa 2016).
     """
+
+    OUTER = ("stem", "head", "classifier")
 
     _ENCODER, _DECODER = (2, 2, 4), (2, 2)  # residual blocks a level, finest first
 
@@ -215,6 +219,8 @@ class LiteNetwork(nnx.Module):
     them, at 1/4, squares of raw lightness.
     """
 
+    OUTER = ("encoder", "stem", "head", "classifier")
+
     def __init__(self, config, rng):
         first, second, third = (config.width << level for level in range(3))
         self.encoder = Encoder(rng)
@@ -276,6 +282,11 @@ def _abstract(config: NetworkConfig) -> tuple[nnx.GraphDef, Params]:
 def shapes(config: NetworkConfig) -> Params:
     """What `init` gives, as a nested dict of `jax.ShapeDtypeStruct`."""
     return _abstract(config)[1]
+
+
+def outer_parts(config: NetworkConfig) -> tuple[str, ...]:
+    """First, last and pretrained parts of a network, by their names: Muon leaves them to Adam."""
+    return _NETWORKS[config.kind].OUTER
 
 
 def init(seed: int, config: NetworkConfig) -> Params:

@@ -47,7 +47,7 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     if config.optimizer == "muon":
         from colorjax.extra import muon  # where it is asked for: the others need none of it
 
-        scale = muon.scale_by_muon()
+        scale = muon.scale_by_muon(model.outer_parts(config.network_config))
     elif config.optimizer == "adamw":
         scale = optax.scale_by_adam(b2=0.99)
     else:

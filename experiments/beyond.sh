@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # What an adversary and labels bring to a vivid network of width 48: two seeds, then quality.py on all.
 #
-#   benchmarks/beyond.sh PHOTOGRAPHS VALIDATION WEIGHTS OUT
+#   experiments/beyond.sh PHOTOGRAPHS VALIDATION WEIGHTS OUT
 #
 # From the same weights, as many more steps each: `on`, and `labels`, where the folders of the first
 # level are the labels. From each of `on`: `gan`, 160 adversarial steps (1.00 GFLOP a sample at 64²,
 # padding not counted), and `more`, as much arithmetic without: 235 steps (0.68). By Muon. All of it
 # takes about three quarters of an hour on two CPU cores; interrupted, it goes on where it was.
 set -euo pipefail
+[ $# -eq 4 ] || { echo "usage: experiments/beyond.sh PHOTOGRAPHS VALIDATION WEIGHTS OUT" >&2; exit 2; }
 photographs=$1 validation=$2 weights=$3 out=$4
 python=${PYTHON:-python}
 mkdir -p "$out"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The presets against each other: equal data, equal operations, two seeds; then quality.py on all.
 #
-#   benchmarks/presets.sh PHOTOGRAPHS VALIDATION OUT
+#   experiments/presets.sh PHOTOGRAPHS VALIDATION OUT
 #
 # Samples × FLOP of the training step at 64² are equal within 9 %, in favour of the paper's network:
 # 1,600 steps of 64 for the unet of width 48 (0.66 GFLOP a sample, 0.68 with bins, padding not
@@ -11,6 +11,7 @@
 #
 # A long row takes about a quarter of an hour on two CPU cores; an interrupted one is resumed.
 set -euo pipefail
+[ $# -eq 3 ] || { echo "usage: experiments/presets.sh PHOTOGRAPHS VALIDATION OUT" >&2; exit 2; }
 photographs=$1 validation=$2 out=$3
 mkdir -p "$out"
 networks=()

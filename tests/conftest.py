@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 _PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # test_gpu.py says how to run on a GPU
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # in subprocesses too: sums are split by it
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a script

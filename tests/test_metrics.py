@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 from skimage import color as reference_color
 from skimage import metrics as reference
-from test_benchmarks import benchmark
 
 from colorjax import color, metrics, palette
-
-measures = benchmark("measures")
 
 # Sharma, Wu and Dalal 2005, table 1: L a b of both colours, and ΔE₀₀.
 SHARMA = np.array(
@@ -53,8 +50,8 @@ SHARMA = np.array(
 
 rgb_to_lab = jax.jit(color.rgb_to_lab)
 distance_histogram = jax.jit(metrics.distance_histogram)
-ssim = jax.jit(measures.ssim)
-ciede2000 = jax.jit(measures.ciede2000)
+ssim = jax.jit(metrics.ssim)
+ciede2000 = jax.jit(metrics.ciede2000)
 
 
 def pictures(seed: int, count: int = 3, height: int = 40, width: int = 56) -> jax.Array:
@@ -122,13 +119,13 @@ def test_ssim_against_scikit_image(noise):
 def test_ssim_says_what_is_too_small():
     small = jnp.zeros((10, 30, 3))
     with pytest.raises(ValueError, match=r"\(10, 30, 3\) have less than 11 rows"):
-        measures.ssim(small, small)
+        metrics.ssim(small, small)
 
 
 def test_ciede2000_on_the_published_pairs():
     lab1, lab2 = jnp.asarray(SHARMA[:, :3]), jnp.asarray(SHARMA[:, 3:6])
     # Published to four digits, 5e-5, and float32's own rounding.
-    for function in (measures.ciede2000, ciede2000):
+    for function in (metrics.ciede2000, ciede2000):
         np.testing.assert_allclose(function(lab1, lab2), SHARMA[:, 6], atol=1e-4)
         np.testing.assert_allclose(function(lab2, lab1), SHARMA[:, 6], atol=1e-4)
     theirs = reference_color.deltaE_ciede2000(SHARMA[:, :3], SHARMA[:, 3:6])
@@ -159,7 +156,7 @@ def test_ciede2000_is_finite_and_0_only_for_equal_colours():
     # A zero's sign is no colour: grey against green is the same from −0 and from 0.
     zeros = jnp.array([[50, 0.0, 0.0], [50, -0.0, 0.0], [50, 0.0, -0.0], [50, -0.0, -0.0]])
     green = jnp.broadcast_to(jnp.array([50.0, -40.0, 20.0]), zeros.shape)
-    assert len(set(measures.ciede2000(zeros, green).tolist())) == 1
+    assert len(set(metrics.ciede2000(zeros, green).tolist())) == 1
 
 
 def test_distance_histogram_by_hand():
@@ -209,13 +206,13 @@ def test_auc_adds_up_over_batches():
     np.testing.assert_array_equal(whole, np.sum(parts, axis=0))
 
 
-def test_rarity_balances_the_classes():
+def test_pixel_weights_balance_the_classes():
     # 90 grey pixels predicted rightly, 10 red ones predicted grey: red is at (60, 40), 72.1 away.
     truth = jnp.concatenate(
         [jnp.zeros((90, 2)), jnp.broadcast_to(jnp.array([60.0, 40.0]), (10, 2))]
     )
     counts = palette.histogram(truth)
-    weights = measures.rarity(truth, counts)
+    weights = metrics.pixel_weights(truth, counts)
     # In balance, each class has half of the weight: 100 / 180 a grey pixel, 100 / 20 a red one.
     np.testing.assert_allclose(weights[:90], 100 / 180, rtol=1e-4)
     np.testing.assert_allclose(weights[90:], 5, rtol=1e-4)
@@ -231,6 +228,6 @@ def test_histogram_distance_by_hand():
     p, q = np.zeros(261), np.zeros(261)
     p[:2], q[1:3] = (30, 10), (2, 2)
     # ¾, ¼, 0 against 0, ½, ½: (¾ + ¼ + ½) / 2.
-    np.testing.assert_allclose(jax.jit(measures.histogram_distance)(p, q), 0.75, rtol=1e-6)
-    np.testing.assert_allclose(measures.histogram_distance(p, 3 * p), 0, atol=1e-6)
-    np.testing.assert_allclose(measures.histogram_distance(p, np.roll(p, 5)), 1, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(metrics.histogram_distance)(p, q), 0.75, rtol=1e-6)
+    np.testing.assert_allclose(metrics.histogram_distance(p, 3 * p), 0, atol=1e-6)
+    np.testing.assert_allclose(metrics.histogram_distance(p, np.roll(p, 5)), 1, rtol=1e-6)

@@ -85,7 +85,7 @@ def ours(
 
     value, gradient = jax.jit(jax.value_and_grad(objective))(params, lightness, target)
     return {
-        "colours": np.asarray(infer(params, lightness)),
+        "ab": np.asarray(infer(params, lightness)),
         "loss": float(value),
         "gradient": jax.device_get(gradient),
         "infer": infer_run,
@@ -145,8 +145,8 @@ def theirs(network: torch.nn.Module, dtype: str, compiled: bool, lightness, targ
             torch._foreach_lerp_(average, now, 0.001)  # pyright: ignore[reportPrivateImportUsage]
         wait()
 
-    colours = infer().permute(0, 2, 3, 1).cpu().numpy()
-    found = {"colours": colours, "infer": infer_run, "train": train_run}
+    ab = infer().permute(0, 2, 3, 1).cpu().numpy()
+    found = {"ab": ab, "infer": infer_run, "train": train_run}
     if network.training:  # Zhang's network is not trained here
         value = objective()
         gradient = torch.autograd.grad(value, list(network.parameters()))
@@ -156,17 +156,17 @@ def theirs(network: torch.nn.Module, dtype: str, compiled: bool, lightness, targ
 
 def check(mine: dict, peer: dict, dtype: str, name: str) -> float:
     """How far apart both are; SystemExit if farther than rounding takes them."""
-    apart = np.linalg.norm(mine["colours"] - peer["colours"]) / np.linalg.norm(mine["colours"])
-    apart = max(apart, abs(mine["loss"] - peer["loss"]) / abs(mine["loss"]))
+    distance = np.linalg.norm(mine["ab"] - peer["ab"]) / np.linalg.norm(mine["ab"])
+    distance = max(distance, abs(mine["loss"] - peer["loss"]) / abs(mine["loss"]))
     shaped = copy.deepcopy(peer["network"])  # our gradient in the places of its parameters
     networks.load(shaped, mine["gradient"])
     exact = [parameter.detach() for parameter in shaped.parameters()]
     differences = [a - b for a, b in zip(exact, peer["gradient"], strict=True)]
     norm = torch.nn.utils.get_total_norm
-    apart = max(apart, (norm(differences) / norm(exact)).item())
-    if not apart <= TOLERANCE[dtype]:
-        raise SystemExit(f"compare.py: {name} computes something else: {apart:.2g} away")
-    return float(f"{apart:.2g}")
+    distance = max(distance, (norm(differences) / norm(exact)).item())
+    if not distance <= TOLERANCE[dtype]:
+        raise SystemExit(f"compare.py: {name} computes something else: {distance:.2g} away")
+    return float(f"{distance:.2g}")
 
 
 def trained(network: model.NetworkConfig) -> dict:

@@ -1,12 +1,9 @@
-"""2-D convolution, padding SAME; on CPUs by fewer multiplications than XLA's own takes.
+"""3×3 convolutions for CPUs, by Winograd's F(4×4, 3×3): 36 multiplications a tile, not 144.
 
-Pictures are `B H W C`, kernels `size size C features`; the result is `B ⌈H/stride⌉ ⌈W/stride⌉
-features`. On a CPU a 3×3 convolution of stride 1, where pictures are large and channels many
-enough to pay for it, and its gradients are Winograd's F(4×4, 3×3): the 16 results of a tile for 36
-multiplications in place of 144 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-Networks"), equal up to rounding; or F(2×2, 3×3), 4 for 16 in place of 36, where places are few or
-sides no multiples of 4. The kernel gradient is the same transposed. On a GPU, and for other types
-than float32, XLA's stay.
+A tile is 4×4 results; it needs 6×6 pixels of the picture (Lavin and Gray 2016, "Fast Algorithms
+for Convolutional Neural Networks", section 4). Results equal XLA's up to rounding, and both
+gradients are computed the same way. XLA's own serves where tiles do not fit or pay. Pictures are
+`B H W C`, kernels `3 3 C F`, padding is SAME and everything is float32.
 """
 
 from collections.abc import Sequence
@@ -16,173 +13,139 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW = 8  # features at most, for copies of their gradient to be cheap
+# Toom-Cook transforms for the points 0, ±p, ±q and infinity. Those of pictures and results are
+# transposed; the kernel's carries the interpolation's divisors. With p = √½ and q = √2 rounding
+# errors are half of those with 1 and 2.
+_P, _Q = 0.5**0.5, 2**0.5
+_PICTURE = [
+    [1, 0, -2.5, 0, 1, 0],
+    [0, -_Q, -2, _P, 1, 0],
+    [0, _Q, -2, -_P, 1, 0],
+    [0, -_P, -0.5, _Q, 1, 0],
+    [0, _P, -0.5, -_Q, 1, 0],
+    [0, 1, 0, -2.5, 0, 1],
+]
+_KERNEL = [
+    [1, 0, 0],
+    [-2 / 3, -2 / 3 * _P, -1 / 3],
+    [-2 / 3, 2 / 3 * _P, -1 / 3],
+    [1 / 6, _Q / 6, 1 / 3],
+    [1 / 6, -_Q / 6, 1 / 3],
+    [0, 0, 1],
+]
+_RESULT = [
+    [1, 1, 1, 1, 1, 0],
+    [0, _P, -_P, _Q, -_Q, 0],
+    [0, 0.5, 0.5, 2, 2, 0],
+    [0, _P / 2, -_P / 2, 2 * _Q, -2 * _Q, 1],
+]
 
 
-def _transforms(*points: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What brings a tile of a picture, a kernel, and the products of both to F(m, 3)'s results.
-
-    Each is applied to rows and then to columns (Lavin and Gray's section 4.1). They are those by
-    which Toom and Cook multiply polynomials, through their values at m + 1 points and at infinity,
-    the first and last transposed, the kernel's with interpolation's divisors; which points decides
-    how much rounding adds up. Rounded here, for zeros to be zeros and skipped.
-    """
-    results = len(points) - 1
-    others = [[q for q in points if q != p] for p in points]
-    picture = [[*np.poly(roots)[::-1], 0] for roots in others] + [np.poly(points)[::-1]]
-    kernel = [
-        [p**i / np.prod(np.subtract(p, roots)) for i in range(3)]
-        for p, roots in zip(points, others, strict=True)
-    ] + [[0, 0, 1]]
-    result = [[p**i for p in points] + [i == results - 1] for i in range(results)]
-    return np.round(picture, 12), np.round(kernel, 12), np.round(result, 12)
-
-
-_WINOGRAD = {2: _transforms(0, 1, -1), 4: _transforms(0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
+# Whether to use any of this; part of what jit remembers programs by.
+enabled = jax.make_user_context(True)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve pictures with a kernel of the same type."""
-    if jax.default_backend() == "cpu" and x.dtype == jnp.float32:
-        return _on_cpu(x, kernel, stride, False)
-    return plain(x, kernel, stride)
+    """Convolve pictures with a 3×3 kernel: `B H W C` → `B ⌈H/stride⌉ ⌈W/stride⌉ F`.
 
-
-def plain(x, kernel, stride, padding: str | list[tuple[int, int]] = "SAME"):
-    """XLA's own convolution."""
-    strides = (stride, stride)
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
-
-
-def plain_kernel_gradient(x, gradient, shape, stride=1):
-    """XLA's own gradient by a kernel of that shape, given the one by the result."""
-    zeros = jnp.zeros(shape, x.dtype)
-    return jax.linear_transpose(lambda kernel: plain(x, kernel, stride), zeros)(gradient)[0]
+    A picture alone comes out as it does in a batch.
+    """
+    return _convolve(x, kernel, stride, 1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _on_cpu(x, kernel, stride, training):
-    tile = _tile(x, kernel, stride, training)
-    return winograd(x, kernel, tile) if tile else plain(x, kernel, stride)
+def _convolve(x, kernel, stride, batch):
+    if stride == 1 and _pays(x, kernel, batch):
+        return _winograd(x, kernel)
+    return _plain(x, kernel, stride)
 
 
-def _forward(x, kernel, stride, training):
-    return _on_cpu(x, kernel, stride, True), (x, kernel)
+def _forward(x, kernel, stride, _):
+    return _convolve(x, kernel, stride, len(x)), (x, kernel)
 
 
-def _backward(stride, training, residuals, gradient):
+def _backward(stride, _, residuals, gradient):
     # The network's other operations stay outside: XLA would redo them for each use of a pixel.
     x, kernel, gradient = jax.lax.optimization_barrier((*residuals, gradient))
-    if tile := _tile(x, kernel, stride, True):
-        x_gradient = _on_cpu(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, True)
-        return x_gradient, winograd_kernel_gradient(x, gradient, tile)
-    forward = partial(_by_phases if stride == 2 else plain, stride=stride)
-    (x_gradient,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(gradient)
-    if stride == 1 and kernel.shape[0] == kernel.shape[1] == 3 and kernel.shape[3] <= _FEW:
-        return x_gradient, kernel_gradient_of_few(x, gradient)
-    return x_gradient, plain_kernel_gradient(x, gradient, kernel.shape, stride)
+    if stride == 1:
+        x_gradient = _convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, len(x))
+    else:
+        forward = _by_phases if x.shape[1] % 2 == x.shape[2] % 2 == 0 and stride == 2 else _plain
+        (x_gradient,) = jax.linear_transpose(lambda x: forward(x, kernel, stride), x)(gradient)
+    if stride == 1 and _pays(x, kernel, len(x)):
+        return x_gradient, _kernel_gradient(x, gradient)
+    return x_gradient, jax.linear_transpose(lambda k: _plain(x, k, stride), kernel)(gradient)[0]
 
 
-_on_cpu.defvjp(_forward, _backward)
+_convolve.defvjp(_forward, _backward)
+
+
+def _pays(x: jax.Array, kernel: jax.Array, batch: int) -> bool:
+    """Whether tiles fit, and are enough for transforming the kernel to pay.
+
+    In inference `batch` is 1, lest a picture alone be computed in another way than in a batch. And
+    64 tiles at least: XLA adds up products of fewer in another order.
+    """
+    (_, height, width, channels), features = x.shape, kernel.shape[3]
+    fits = height % 4 == width % 4 == 0 and min(channels, features) >= 32
+    return fits and batch * height * width >= max(1024, 4 * max(channels, features))
+
+
+def _plain(x, kernel, stride, padding: str | list[tuple[int, int]] = "SAME"):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    strides = (stride, stride)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+
+def _by_phases(x, kernel, _):
+    """Stride 2 as four convolutions of stride 1, over every other row and column.
+
+    XLA's gradient by the picture runs over one in which three of four pixels are zeros.
+    """
+    parts = [
+        (x[:, i::2, j::2], kernel[i::2, j::2], [(0, 1 - i), (0, 1 - j)])
+        for i in range(2)
+        for j in range(2)
+    ]
+    return sum(_plain(pixels, part, 1, padding) for pixels, part, padding in parts)
 
 
 @jax.jit
-def kernel_gradient_of_few(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """By a 3×3 kernel of few features: one product with nine copies of the result's gradient.
-
-    XLA's own goes over the picture, of many channels, as often.
-    """
-    height, width = x.shape[1:3]
-    padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [
-        padded[:, 2 - i : 2 - i + height, 2 - j : 2 - j + width] for i in range(3) for j in range(3)
-    ]
-    products = jnp.einsum("bhwc,bhwsf->scf", x, jnp.stack(shifted, axis=3))
-    return products.reshape(3, 3, *products.shape[1:])
+def _winograd(x, kernel):
+    batch, height, width, channels = x.shape
+    kernels = _both(_KERNEL, kernel).reshape(36, channels, -1)
+    products = jnp.matmul(_tiles(x), kernels)
+    products = products.reshape(6, 6, batch, height // 4, width // 4, -1)
+    rows = jax.lax.optimization_barrier(jnp.stack(_sums(_RESULT, products), axis=3))
+    return jnp.stack(_sums(_RESULT, rows), axis=4).reshape(batch, height, width, -1)
 
 
-def _by_phases(x, kernel, stride):
-    """A convolution of stride 2 as four of stride 1, over every other row and column.
-
-    XLA's input gradient of the strided one runs over a picture in which three of four are zeros.
-    """
-    size, (height, width) = kernel.shape[0], x.shape[1:3]
-    if height % 2 or width % 2 or size != 3:
-        return plain(x, kernel, stride)
-    total = jnp.zeros((), x.dtype)
-    for row in range(2):
-        for column in range(2):
-            part = kernel[row::2, column::2]
-            padding = [(0, side - 1) for side in part.shape[:2]]
-            total = total + plain(x[:, row::2, column::2], part, 1, padding)
-    return total
+@jax.jit
+def _kernel_gradient(x, gradient):
+    """The transpose of `_winograd` by the kernel."""
+    places = jnp.stack([gradient[:, row::4] for row in range(4)])
+    places = jnp.stack([places[:, :, :, column::4] for column in range(4)], axis=1)
+    places = _both(np.transpose(_RESULT), places).reshape(36, -1, gradient.shape[3])
+    products = jnp.einsum("tpc,tpf->tcf", _tiles(x), places)
+    return _both(np.transpose(_KERNEL), products.reshape(6, 6, *products.shape[1:]))
 
 
-def _tile(x: jax.Array, kernel: jax.Array, stride: int, training: bool) -> int:
-    """Results along a side of Winograd's tiles, 4 or 2; 0 where XLA's own is faster.
-
-    Without training the batch does not count: a picture alone and in one shall come out the same.
-    """
-    batch, height, width, _ = x.shape
-    places = height * width * (batch if training else 1)
-    fits = kernel.shape[:2] == (3, 3) and stride == 1 and height % 2 == width % 2 == 0
-    pays = height * width >= 256 or (training and places >= 1024)
-    if not (fits and pays and min(kernel.shape[2:]) >= 32):
-        return 0
-    # Tiles of 4 have larger kernels to transform, so they need more places to pay. In inference
-    # 64 tiles at least: XLA's products of fewer may add up in another order than those of a batch.
-    least = 8 * max(kernel.shape[2:]) if training else 1024
-    return 4 if places >= least and height % 4 == width % 4 == 0 else 2
-
-
-@partial(jax.jit, static_argnums=2)
-def winograd(x: jax.Array, kernel: jax.Array, tile: int) -> jax.Array:
-    """A 3×3 convolution of stride 1 of pictures whose sides are multiples of the tile's, 2 or 4."""
-    (batch, height, width, channels), features = x.shape, kernel.shape[3]
-    _, of_kernel, of_results = _WINOGRAD[tile]
-    kernels = _transformed(of_kernel, kernel).reshape(-1, channels, features)
-    products = jnp.matmul(_tiles(x, tile), kernels)
-    side = tile + 2
-    shape = side, side, batch, height // tile, width // tile, features
-    # Rows of results, then columns, each put into its place.
-    rows = jnp.stack(_combined(of_results, products.reshape(shape)), axis=3)
-    columns = jnp.stack(_combined(of_results, jax.lax.optimization_barrier(rows)), axis=4)
-    return columns.reshape(batch, height, width, features)
-
-
-@partial(jax.jit, static_argnums=2)
-def winograd_kernel_gradient(x: jax.Array, gradient: jax.Array, tile: int) -> jax.Array:
-    """The gradient by the kernel, given the one by the result."""
-    _, of_kernel, of_results = _WINOGRAD[tile]
-    places = jnp.stack([gradient[:, row::tile] for row in range(tile)])
-    places = jnp.stack([places[:, :, :, column::tile] for column in range(tile)], axis=1)
-    of_products = _transformed(of_results.T, places).reshape((tile + 2) ** 2, -1, gradient.shape[3])
-    products = jnp.einsum("tpc,tpf->tcf", _tiles(x, tile), of_products)
-    return _transformed(of_kernel.T, products.reshape(tile + 2, tile + 2, *products.shape[1:]))
-
-
-def _tiles(x: jax.Array, tile: int) -> jax.Array:
-    """Pictures → their overlapping tiles, transformed: `(tile + 2)² B·H/tile·W/tile C`."""
+def _tiles(x):
+    """Pictures → their overlapping tiles of 6×6 pixels, transformed: `36 B·H/4·W/4 C`."""
     _, height, width, channels = x.shape
-    side, of_pictures = tile + 2, _WINOGRAD[tile][0]
     padded = jnp.pad(jax.lax.optimization_barrier(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows = [padded[:, i : i + height - tile + 1 : tile] for i in range(side)]
-    rows = jnp.stack(_combined(of_pictures, rows))
-    rows = jax.lax.optimization_barrier(rows)  # else it is computed again for each column
-    columns = [rows[:, :, :, j : j + width - tile + 1 : tile] for j in range(side)]
-    return jnp.stack(_combined(of_pictures, columns), axis=1).reshape(side**2, -1, channels)
+    rows = jnp.stack(_sums(_PICTURE, [padded[:, i : i + height - 3 : 4] for i in range(6)]))
+    rows = jax.lax.optimization_barrier(rows)  # else they are computed again for each column
+    columns = [rows[:, :, :, j : j + width - 3 : 4] for j in range(6)]
+    return jnp.stack(_sums(_PICTURE, columns), axis=1).reshape(36, -1, channels)
 
 
-def _transformed(matrix: np.ndarray, grid: jax.Array) -> jax.Array:
+def _both(matrix, grid):
     """A grid `n n …` → matrix · grid · matrixᵀ, `m m …`."""
-    rows = jax.lax.optimization_barrier(jnp.stack(_combined(matrix, grid)))
-    return jnp.stack(_combined(matrix, [rows[:, j] for j in range(rows.shape[1])]), axis=1)
+    rows = jax.lax.optimization_barrier(jnp.stack(_sums(matrix, grid)))
+    return jnp.stack(_sums(matrix, rows.swapaxes(0, 1)), axis=1)
 
 
-def _combined(matrix: np.ndarray, parts: Sequence[jax.Array] | jax.Array):
+def _sums(matrix: Sequence[Sequence[float]] | np.ndarray, parts: Sequence[jax.Array] | jax.Array):
     """Sums of the parts, one for each row of the matrix: its numbers are their factors."""
-    return [
-        sum(c * part if c != 1 else part for c, part in zip(row, parts, strict=True) if c)
-        for row in matrix.tolist()
-    ]
+    return [sum(float(c) * part for c, part in zip(row, parts, strict=True) if c) for row in matrix]
