@@ -160,12 +160,13 @@ def test_bad_input_gets_a_sentence(labelled, trained, tmp_path, capsys):
     out, grey = tmp_path / "out", tmp_path / "grey.png"
     Image.fromarray(picture(1)).convert("L").save(grey)
     weights = trained / "weights.safetensors"
+    (film := tmp_path / "in.mp4").touch()
     for main, argv, words in (
         (train.main, ["--data", flat, "--labels", *SMALL], ["--labels", "one folder", "two"]),
         (train.main, ["--data", flat / "only", "--labels", *SMALL], ["--labels", "no folder"]),
         (train.main, ["--data", flat, "--labels", "--preset", "paper"], ["--labels", "paper"]),
         (colorize.main, [grey, out.with_suffix(".png"), "--explain"], ["--explain", "labels"]),
-        (colorize.main, ["in.mp4", out.with_suffix(".mp4"), "--explain"], ["--explain", "film"]),
+        (colorize.main, [film, out.with_suffix(".mp4"), "--explain"], ["--explain", "film"]),
         (colorize.main, [flat, out, "--explain", "--weights", weights], ["--explain", "folder"]),
     ):
         if main is train.main:
