@@ -1,5 +1,6 @@
 """Black-and-white photographs into colour, in JAX and Flax."""
 
 from colorjax.colorizer import Colorizer
+from colorjax.hints import Hint
 
-__all__ = ["Colorizer"]
+__all__ = ["Colorizer", "Hint"]

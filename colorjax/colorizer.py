@@ -5,7 +5,8 @@ scaled up bicubically and joined to the photograph's own lightness at its own re
 piece, so memory does not depend on what the network would need for all of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from math import inf, log
 from pathlib import Path
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from colorjax import checkpoint, color, model, palette
+from colorjax import checkpoint, color, hints, model, palette
+from colorjax.hints import Hint
 from colorjax.model import NetworkConfig, Params
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
@@ -75,6 +77,50 @@ def _predict(
     if network.head == "ab":
         return output, None
     return palette.annealed_mean(output, temperature), palette.entropy(output)
+
+
+@partial(jax.jit, static_argnums=(1, 3))
+def _analyze(
+    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, temperature: jax.Array
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """Lightness `B H W` → ab `B h w 2`, the bins' probabilities, if there are any, features."""
+    output, _, features = model.predict_with_features(params, network, lightness, jnp.dtype(dtype))
+    if network.head == "ab":
+        return output, None, features
+    ab = palette.annealed_mean(output, temperature)
+    return ab, jax.nn.softmax(output), features.astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the network says of one photograph; hints start from it, as often as they change."""
+
+    lightness: np.ndarray  # rows columns, of the network's copy, L* in 0…100
+    content_fraction: tuple[float, float]  # shares of its rows and columns that the picture fills
+    ab: np.ndarray  # h w 2, automatic
+    features: np.ndarray  # h w C
+    probabilities: np.ndarray | None  # h w 261, of the bins; None for a network without
+
+    @property
+    def spread(self) -> np.ndarray | None:
+        """Standard deviation of the predicted distribution in ab, `h w`."""
+        if self.probabilities is None:
+            return None
+        bins = palette.bins()
+        mean = self.probabilities @ bins
+        squares = self.probabilities @ (bins**2).sum(axis=1)
+        return np.sqrt(np.maximum(squares - (mean**2).sum(axis=-1), 0))
+
+    def with_hints(
+        self, image: np.ndarray, ab: np.ndarray, given: Sequence[Hint], reach: float = 1.0
+    ) -> np.ndarray:
+        """The photograph's automatic colour, corrected or not, `h w 2` → the same with hints.
+
+        Raises:
+            hints.HintError: a hint lies outside the image.
+        """
+        seen = self.lightness, self.features, self.spread
+        return hints.apply(ab, *seen, given, image, self.content_fraction, reach)
 
 
 @jax.jit
@@ -175,22 +221,82 @@ class Colorizer:
         except (TypeError, ValueError) as error:
             raise checkpoint.WeightsError(f"{path}: {error}") from None
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(
+        self,
+        image: np.ndarray,
+        hints: Sequence[Hint] = (),
+        *,
+        reach: float = 1.0,
+        saturation: float = 1.0,
+        warmth: float = 0.0,
+        tint: float = 0.0,
+        analysis: Analysis | None = None,
+    ) -> np.ndarray:
         """Colour a photograph.
 
         Args:
             image: grey `H W` or sRGB `H W 3`, uint8 or uint16, of any size from 1 × 1 up. A
                 colour image's own colour is ignored.
+            hints: colours that are known, in pixels of the image.
+            reach: how far hints carry that say nothing of it, times what is usual.
+            saturation: a further factor on the automatic colour.
+            warmth: added to its b: above 0 yellower, below bluer.
+            tint: added to its a: above 0 redder, below greener.
+            analysis: of this image, as `analyze` gives it: saves the network's time.
 
         Returns:
             sRGB `H W 3` of the same type, at the same size, every pixel of the input's lightness.
 
         Raises:
-            ValueError: the array has another shape or type, or no pixels.
+            ValueError: the array has another shape or type, or no pixels; a hint lies outside it.
         """
-        lightness, filled = self.to_network_input(image := np.asarray(image))
-        ab, _ = self.predict(lightness[None])
-        return self.merge(image, ab[0], filled)
+        image = np.asarray(image)
+        if analysis is None and not hints:
+            lightness, filled = self.to_network_input(image)
+            ab = self.predict(lightness[None])[0][0]
+        else:
+            analysis = analysis or self.analyze(image)
+            ab, filled = analysis.ab, analysis.content_fraction
+        ab = correct(ab, saturation, warmth, tint)
+        if hints and analysis:
+            ab = analysis.with_hints(image, ab, hints, reach)
+        return self.merge(image, ab, filled)
+
+    def analyze(self, image: np.ndarray) -> Analysis:
+        """What the network says of a photograph, for hints and suggestions."""
+        lightness, filled = self.to_network_input(image)
+        result = _analyze(self.params, self.network, lightness[None], self.dtype, self.temperature)
+        ab, probabilities, features = jax.device_get(result)
+        probabilities = None if probabilities is None else probabilities[0]
+        return Analysis(lightness, filled, self.saturation * ab[0], features[0], probabilities)
+
+    def suggest(
+        self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None
+    ) -> list[str]:
+        """The five likeliest different colours of a place, at its own lightness: "#rrggbb".
+
+        Args:
+            image: as for `__call__`.
+            x: in pixels of the image, from its left.
+            y: from its top.
+            analysis: of this image, as `analyze` gives it: saves the network's time.
+
+        Raises:
+            hints.HintError: the place lies outside the image.
+            ValueError: the network has no bins.
+        """
+        image = np.asarray(image)
+        hints.check_inside([Hint(x, y, "#000000")], *image.shape[:2])
+        analysis = analysis or self.analyze(image)
+        if analysis.probabilities is None:
+            raise ValueError("these weights have no bins, hence nothing to suggest")
+        (height, width), fill = analysis.ab.shape[:2], analysis.content_fraction
+        row = min(int((y + 0.5) / image.shape[0] * fill[0] * height), height - 1)
+        column = min(int((x + 0.5) / image.shape[1] * fill[1] * width), width - 1)
+        near = slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2)
+        pixel = image[int(y), int(x)][None]
+        lightness = float(hints.lightness_of(pixel)[0])
+        return hints.suggest(analysis.probabilities[near].mean((0, 1)), lightness)
 
     def to_network_input(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
         """The first of three parts of `__call__`, for those who overlap or batch them.
@@ -280,6 +386,13 @@ def _padded(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray
         return np.asarray(function(*arrays))
     filled = (np.pad(a, ((0, length - count), *((0, 0),) * (a.ndim - 1))) for a in arrays)
     return np.asarray(function(*filled))[:count]
+
+
+def correct(
+    ab: np.ndarray, saturation: float = 1.0, warmth: float = 0.0, tint: float = 0.0
+) -> np.ndarray:
+    """Corrections of a whole picture: ab `… 2` times saturation, tint added to a, warmth to b."""
+    return np.float32(saturation) * ab + np.float32([tint, warmth])
 
 
 def confidence_map(
