@@ -153,7 +153,7 @@ def _disc(hint: Hint, scale: tuple[float, float], content: tuple[float, float]) 
     return np.stack([row[inside], column[inside]])
 
 
-def _bicubic(places: np.ndarray, pixel: float, length: int) -> np.ndarray:
+def bicubic(places: np.ndarray, pixel: float, length: int) -> np.ndarray:
     """What each cell of a line counts for at a place, where Pillow scales it up: `n length`.
 
     Args:
@@ -243,8 +243,8 @@ def spread_marks(
     vector = vector / np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-6)
     sure = np.ones(height * width) if spread is None else np.sqrt(spread.ravel() / _USUAL_SPREAD)
     across, along = (
-        _bicubic(marks.rows, pixel[0], height),
-        _bicubic(marks.columns, pixel[1], width),
+        bicubic(marks.rows, pixel[0], height),
+        bicubic(marks.columns, pixel[1], width),
     )
 
     def sampled(field: np.ndarray) -> np.ndarray:
