@@ -17,24 +17,18 @@ from the paper, on its own photographs.
 With --picture, it makes a picture of a photograph in colour, before and after hints, instead.
 """
 
-import argparse
-import hashlib
-import json
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from colorjax import Colorizer, color, config, hints, metrics
-from colorjax.colorizer import DEFAULT_WEIGHTS, Analysis
+from colorjax.colorizer import Analysis
 from colorjax.media import files
 
 COUNTS = (0, 1, 2, 3, 5, 10, 20, 30, 50, 100)
