@@ -24,8 +24,8 @@ import timing
 
 from colorjax import checkpoint, color, config
 from colorjax.colorizer import Colorizer
-from colorjax.media import files, frames
-from colorjax.media.film import FilmError, colorize_film, open_film
+from colorjax.media import demux, files
+from colorjax.media.film import FilmError, colorize_film
 
 SIZES = ((360, 640), (1080, 1920))
 STAGES = ("decode", "network", "colour", "encode")
@@ -64,15 +64,11 @@ def error(source: Path, target: Path) -> tuple[float, float]:
     """Mean |ΔL*| between two films, and what 99 % of the pixels stay below; every tenth frame."""
 
     def lightness(path: Path):
-        film, stream = open_film(path)
-        with film:
-            shape = stream.height, stream.width
-            found = frames.decoded(film, stream, [], shape, [], frames.Outcome())
-            for number, frame in enumerate(found):
-                if number % 10 == 0:
-                    values = frame.pixels / np.float32(255)
-                    grey = values.ndim == 2
-                    yield color.grey_lightness(values) if grey else color.lightness(values)
+        for number, frame in enumerate(demux.frames(path, demux.Outcome())):
+            if number % 10 == 0:
+                values = frame.pixels / np.float32(255)
+                grey = values.ndim == 2
+                yield color.grey_lightness(values) if grey else color.lightness(values)
 
     steps, total, counts = np.linspace(0, 100, 10001), 0.0, np.zeros(10000, np.int64)
     for a, b in zip(lightness(source), lightness(target), strict=True):
@@ -92,7 +88,7 @@ def measure(colorizer: Colorizer, source: Path, crf: float) -> dict:
         outcome = colorize_film(colorizer, source, target, crf, overwrite=True)
         seconds = time.perf_counter() - start
         mean, most = error(source, target)
-        film, stream = open_film(target)
+        film, stream = demux.open_film(target)
         with film:
             size = f"{stream.width} × {stream.height}"
     return {

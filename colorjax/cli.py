@@ -3,33 +3,73 @@
 import argparse
 import dataclasses
 import os
+import signal
 import sys
-from contextlib import closing
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+PROG = "colorjax" if Path(sys.argv[0]).stem == "colorjax" else "colorize.py"
 # Colouring one photograph: XLA's chatter about the machine is of no use to anyone.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from colorjax import config
-from colorjax.checkpoint import WeightsError
-from colorjax.colorizer import Colorizer, confidence_map
-from colorjax.config import ConfigError
-from colorjax.media import files
-from colorjax.media.film import FILM_SUFFIXES, FilmError, colorize_film
+
+@contextmanager
+def _on_signals(handler: Callable, defaults: dict[str, Any]) -> Iterator[None]:
+    """Handle the signals that are handled by default, within; others, as after nohup, stay."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = {getattr(signal, name, None): default for name, default in defaults.items()}
+    taken = [n for n, default in numbers.items() if n and signal.getsignal(n) == default]
+    for number in taken:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, numbers[number])
+
+
+def _quit(number: int, frame: Any) -> None:
+    os.write(2, f"{PROG}: interrupted, nothing was written\n".encode())
+    os._exit(128 + number)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """A closed window or a shutdown ends a run as Ctrl-C does: nothing half done stays."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
+with _on_signals(_quit, {"SIGINT": signal.default_int_handler}):  # the imports take seconds
+    import numpy as np
+    from PIL import Image
+
+    from colorjax import color, config, report
+    from colorjax.checkpoint import WeightsError
+    from colorjax.colorizer import Colorizer, confidence_map
+    from colorjax.config import ConfigError
+    from colorjax.media import demux, files, folder
+    from colorjax.media.film import FILM_SUFFIXES, FilmError, colorize_film
 
 
 def command_line() -> argparse.ArgumentParser:
     """The options and their help."""
+    call = PROG if PROG == "colorjax" else f"python {PROG}"
     parser = argparse.ArgumentParser(
-        prog="colorize.py",
+        prog=PROG,
         description="Colour a black-and-white photograph, a folder of them, or a film, at their "
         "own resolution. What has colour already loses it first.",
         epilog="examples:\n"
-        "  python colorize.py old.jpg new.png\n"
-        "  python colorize.py scans coloured\n"
-        "  python colorize.py film.mp4 coloured.mp4\n"
-        "  python colorize.py old.jpg new.png --saturation 1.5\n"
-        "  python colorize.py old.tif new.tif --weights runs/vivid/weights.safetensors",
+        f"  {call} old.jpg new.png\n"
+        f"  {call} scans coloured\n"
+        f"  {call} film.mp4 coloured.mp4\n"
+        f"  {call} old.jpg new.png --saturation 1.5\n"
+        f"  {call} old.tif new.tif --weights runs/vivid/weights.safetensors",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -39,6 +79,7 @@ def command_line() -> argparse.ArgumentParser:
         help="the file to write, whose ending says the format; "
         "or the folder, which keeps names and tree",
     )
+    parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument(
         "--weights",
         metavar="FILE",
@@ -54,17 +95,15 @@ def command_line() -> argparse.ArgumentParser:
         "--temperature",
         type=float,
         metavar="T",
-        help="of the annealed mean: 1 is "
-        "the mean of the likely colours, less is bolder (default: as the weights "
-        "say)",
+        help="of the annealed mean: 1 is the mean of the likely colours, less is bolder "
+        "(default: as the weights say)",
     )
     parser.add_argument(
         "--rarity",
         type=float,
         metavar="POWER",
-        help="more makes rare colours "
-        "likelier, below 0 common ones: the power of the weights that they had in "
-        "training (default: as the weights say)",
+        help="above 0 favours rare colours, below 0 common ones: the power of the weights that "
+        "they had in training (default: as the weights say)",
     )
     parser.add_argument(
         "--saturation",
@@ -99,7 +138,8 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace an existing output; in a folder, redo what is done",
+        help="replace an existing output, but for a picture beside the input that was not made "
+        "from it; in a folder, redo what is done",
     )
     return parser
 
@@ -121,6 +161,46 @@ def check(options: argparse.Namespace) -> None:
             raise ConfigError(f"{flag} {value:g}: it must be from {low:g} to {high:g}")
 
 
+def say(line: str, error: bool = False) -> None:
+    """Print a line; a console that cannot show it, or is gone, fails nothing."""
+    with suppress(OSError, ValueError):  # its window was closed, or the pipe that it went to
+        print(line, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def complain(line: str) -> None:
+    """Print a line on stderr, after the program's name."""
+    say(f"{PROG}: {line}", error=True)
+
+
+def check_replaced(source: Path, target: Path, read: Callable[[Path], np.ndarray]) -> None:
+    """Refuse to replace a picture beside the input that was not made from it.
+
+    A shell expands `*.png` to two names where a folder holds two pictures, and the second would be
+    lost. What was made from the input has its size, its lightness, and colour.
+    """
+    if not target.exists() or not target.parent.samefile(source.parent):
+        return
+    try:
+        there = read(target)
+    except (files.FileError, FilmError, OSError):
+        return  # no picture
+    given = read(source)
+    coloured = there.ndim == 3 and (np.ptp(there.reshape(-1, 3), axis=1) > 0).any()
+    if coloured and given.shape[:2] == there.shape[:2]:
+        if np.abs(_small_lightness(given) - _small_lightness(there)).mean() < 1.5:
+            return
+    raise ConfigError(
+        f"{target} is a picture of its own beside {source}, not made from it (does a wildcard name "
+        "both?): name another output, or delete it first"
+    )
+
+
+def _small_lightness(pixels: np.ndarray) -> np.ndarray:
+    small = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    small = Image.fromarray(small).convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    return np.asarray(color.lightness(np.asarray(small) / np.float32(255)))
+
+
 def color_photograph(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a photograph; the exit status."""
     files.check_output(target, options.overwrite)
@@ -132,10 +212,11 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
                 )
         files.check_output(options.confidence, options.overwrite)
     photograph = files.read(source, options.max_megapixels)
+    check_replaced(source, target, lambda path: files.read(path, options.max_megapixels).pixels)
     colorizer = load(options)
     if options.explain and not colorizer.network.labels:
         raise ConfigError("--explain: these weights have learned no labels (train.py --labels)")
-    lightness, filled = colorizer.to_network_input(photograph.pixels)
+    lightness, content_fraction = colorizer.to_network_input(photograph.pixels)
     ab, confidence = colorizer.predict(lightness[None])
     height, width = photograph.pixels.shape[:2]
     if options.confidence and confidence is None:
@@ -143,85 +224,134 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
             f"--confidence {options.confidence}: these weights have no bins and do "
             "not say how sure they are"
         )
-    pixels = colorizer.merge(photograph.pixels, ab[0], filled)
+    pixels = colorizer.merge(photograph.pixels, ab[0], content_fraction)
     coloured = dataclasses.replace(photograph, pixels=pixels)
     notes = files.write(target, coloured, options.quality, options.overwrite)
     for note in (*photograph.notes, *notes):
-        print(f"note: {note}")
+        say(f"note: {note}")
     if options.explain:
         likely = list(colorizer.explain(lightness).items())[:3]
-        print("taken for: " + ", ".join(f"{label} {share:.0%}" for label, share in likely))
-    print(f"wrote {target} ({width} × {height})")
+        say("taken for: " + ", ".join(f"{label} {share:.0%}" for label, share in likely))
+    say(f"wrote {target} ({width} × {height})")
     if options.confidence and confidence is not None:
-        grey = files.Photograph(confidence_map(confidence[0], filled, (height, width)))
+        grey = files.Photograph(confidence_map(confidence[0], content_fraction, (height, width)))
         files.write(options.confidence, grey, options.quality, options.overwrite)
-        print(f"wrote {options.confidence}")
-    return 0
+        say(f"wrote {options.confidence}")
+    if photograph.partial:
+        complain(f"{source} is incomplete: it was coloured as far as it goes")
+    return 1 if photograph.partial else 0
 
 
 def color_folder(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a folder, but for what is done already; the exit status."""
-    from colorjax import report
-    from colorjax.media import folder
-
-    if target.is_file() or (target.suffix.lower() in files.SUFFIXES and not target.exists()):
-        raise ConfigError(f"{source} is a folder and {target} a file: name a folder for the output")
-    pairs = folder.pairs(source, target)
-    if not pairs:
-        raise ConfigError(f"{source} holds no photographs ({' '.join(files.SUFFIXES)})")
-    todo = [pair for pair in pairs if options.overwrite or not pair[1].exists()]
-    before, films = len(pairs) - len(todo), len(files.list_images(source, FILM_SUFFIXES))
-    if films:
-        print(f"note: films are left out: colour each by itself ({films})")
-    if before:
-        print(f"{before} of {len(pairs)} photographs are done already (--overwrite redoes them)")
-    if not todo:
-        return 0
-    colorizer = load(options)
-    try:
-        with closing(report.Bar("colouring", "photographs/s")) as bar:
-            outcome = folder.colorize_folder(
-                colorizer,
-                todo,
-                options.quality,
-                options.max_megapixels,
-                options.overwrite,
-                lambda done: bar.update(done, len(todo)),
+    if not target.is_dir():
+        if target.suffix.lower() in FILM_SUFFIXES:
+            raise ConfigError(
+                f"{source} is a folder and {target} a film: name a folder for the output, of whose "
+                "pictures ffmpeg makes a film"
             )
-    except KeyboardInterrupt:
-        print("colorize.py: interrupted; the same command goes on with the rest", file=sys.stderr)
-        return 130
-    for note, count in outcome.notes.items():
-        print(f"note: {note} ({count} photographs)" if count > 1 else f"note: {note}")
-    print(f"coloured {outcome.coloured} of {len(todo)} photographs into {target}")
-    for failure in outcome.failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return 1 if outcome.failures else 0
+        if target.exists() or target.suffix.lower() in files.SUFFIXES:
+            raise ConfigError(
+                f"{source} is a folder and {target} a file: name a folder for the output"
+            )
+    unopened: list[OSError] = []
+    kinds = (*files.SUFFIXES, *FILM_SUFFIXES, *files.OTHER_KINDS)
+    found = files.list_images(source, kinds, unopened.append)
+    photographs = [path for path in found if path.suffix.lower() in files.SUFFIXES]
+    pairs = folder.pairs(source, target, photographs)
+    left_out = Counter(
+        "films, to be coloured one by one"
+        if path.suffix.lower() in FILM_SUFFIXES
+        else f"{files.OTHER_KINDS[path.suffix.lower()]} ({path.suffix.lower()})"
+        for path in found
+        if path.suffix.lower() not in files.SUFFIXES
+    )
+    failures = [f"{error.filename}: {error.strerror}" for error in unopened]
+    if not pairs and not failures:
+        others = ", ".join(f"{count} {kind}" for kind, count in left_out.items())
+        raise ConfigError(
+            f"{source} holds no photographs ({' '.join(files.SUFFIXES)})"
+            + (f", but {others}" if others else "")
+        )
+    todo = [pair for pair in pairs if options.overwrite or not pair[1].exists()]
+    before = len(pairs) - len(todo)
+    for kind, count in left_out.items():
+        say(f"note: left out: {count} {kind}")
+    if before:
+        say(f"{before} of {len(pairs)} photographs are done already (--overwrite redoes them)")
+    partial = []
+    if todo:
+        colorizer = load(options)
+        try:
+            with closing(report.Bar("colouring", "photographs/s")) as bar:
+                outcome = folder.colorize_folder(
+                    colorizer,
+                    todo,
+                    options.quality,
+                    options.max_megapixels,
+                    options.overwrite,
+                    lambda done: show(bar, done, len(todo)),
+                )
+        except KeyboardInterrupt as stop:
+            complain("interrupted; the same command goes on with the rest")
+            return status_of(stop)
+        for note, count in outcome.notes.items():
+            say(f"note: {note} ({count} photographs)" if count > 1 else f"note: {note}")
+        if outcome.elsewhere:
+            say(f"note: another run wrote {outcome.elsewhere} of the photographs meanwhile")
+        say(f"coloured {outcome.coloured} of {len(todo)} photographs into {target}")
+        failures, partial = failures + outcome.failures, outcome.partial
+    for failure in failures:
+        say(f"failed: {failure}", error=True)
+    for path in partial:
+        say(f"incomplete: {path} was coloured as far as it goes", error=True)
+    return 1 if failures or partial else 0
 
 
 def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a film; the exit status."""
-    from colorjax import report
-
+    if target.suffix.lower() in FILM_SUFFIXES and options.overwrite:
+        check_replaced(source, target, first_frame)
     colorizer, bar = load(options), report.Bar("colouring", "frames/s")
     try:
         with closing(bar):
             outcome = colorize_film(
-                colorizer, source, target, options.crf, options.overwrite, bar.update
+                colorizer,
+                source,
+                target,
+                options.crf,
+                options.overwrite,
+                lambda done, total: show(bar, done, total),
             )
-    except KeyboardInterrupt:
-        print(
-            f"colorize.py: interrupted at frame {bar.done} of {bar.total or 'an unknown number'}"
-            ", nothing was written",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as stop:
+        total = bar.total or "an unknown number"
+        complain(f"interrupted at frame {bar.done} of {total}, nothing was written")
+        return status_of(stop)
     for note in outcome.notes:
-        print(f"note: {note}")
-    print(f"wrote {target} ({outcome.frames} frames)")
+        say(f"note: {note}")
+    say(f"wrote {target} ({outcome.frames} frames)")
     if outcome.broken:
-        print(f"colorize.py: {source} is damaged: {outcome.broken}", file=sys.stderr)
+        complain(f"{source} is damaged: {outcome.broken}")
     return 1 if outcome.broken else 0
+
+
+def first_frame(path: Path) -> np.ndarray:
+    """A film's first picture; FilmError if there is none."""
+    with closing(demux.frames(path, demux.Outcome())) as found:
+        for frame in found:
+            return frame.pixels
+    raise FilmError(f"{path} holds no frames that can be read")
+
+
+def show(bar: report.Bar, done: int, total: int) -> None:
+    """Move a progress bar, on a console that may be gone."""
+    with suppress(OSError, ValueError):
+        bar.update(done, total)
+
+
+def status_of(stop: KeyboardInterrupt) -> int:
+    """The exit status of a program that a signal ended."""
+    return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 
 def load(options: argparse.Namespace) -> Colorizer:
@@ -241,6 +371,13 @@ def run(argv: list[str] | None) -> int:
     options = command_line().parse_args(argv)
     check(options)
     source, target = Path(options.input), Path(options.output)
+    if options.more:
+        raise ConfigError(
+            f"{len(options.more) + 2} names are given, from {source} to {options.more[-1]}: name "
+            "one input and one output, or a folder to colour all that it holds"
+        )
+    if not os.path.lexists(source):
+        raise ConfigError(f"{source}: No such file or folder")
     if source.exists() and target.exists() and source.samefile(target):
         raise ConfigError(f"{target} is the input itself: name another output")
     suffixes = {source.suffix.lower(), target.suffix.lower()}
@@ -260,20 +397,25 @@ def run(argv: list[str] | None) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")  # a sign that the console's encoding lacks
     try:
-        return run(argv)
+        with _on_signals(_interrupt, {"SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}):
+            return run(argv)
     except (ConfigError, files.FileError, FilmError, WeightsError, OSError) as error:
-        print(f"colorize.py: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except (MemoryError, RuntimeError) as error:  # the latter is XLA's, too
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        what = "there is too little memory: set a smaller --working-size, or scale the picture down"
-        print(f"colorize.py: {what}", file=sys.stderr)
+        complain(
+            "there is too little memory: set a smaller --working-size, or scale the picture down"
+        )
         return 2
-    except KeyboardInterrupt:
-        print("colorize.py: interrupted, nothing was written", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        complain("interrupted, nothing was written")
+        return status_of(stop)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How much the colour of a film flickers, and what steadying it costs: colour films are the truth.
+"""How much the colour of a film flickers, and what the filter over time costs.
 
-Each film is coloured from its lightness alone, frame by frame, with the filter over time and
-without, and compared with its own colours:
+Films in colour are the truth. Each is coloured from its lightness alone, frame by frame, with the
+filter over time and without, and compared with its own colours:
 
 - PSNR in RGB at the film's own size, mean over frames;
 - still: mean change of the predicted ab from one frame to the next, over the pixels whose L*
@@ -10,9 +10,10 @@ without, and compared with its own colours:
   histograms of R, G and B of frames 1, 2 and 4 apart, mean, times 1000. Lightness is in it too: the
   row `one colour`, which cannot flicker, shows how much.
 
-For choosing, `--least` and `--change` take several values (see colorjax/steady.py). Last, what a
-cut is told from (`steady.moved`): the most from frame to frame within a film, the same with
-brightness that flickers by 20 % at random, and the least between frames of two films, every tenth.
+`--min-blend` and `--motion-scale` take several values, to choose from (see
+colorjax/media/temporal.py). Last comes what a cut is told from, `temporal.histogram_distance`: its
+maximum from frame to frame within a film, the same with brightness that flickers by 20 % at random,
+and its minimum between every tenth frame of two films.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -30,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from colorjax import checkpoint, color, config
 from colorjax.colorizer import Colorizer
-from colorjax.media import frames, temporal
-from colorjax.media.film import FilmError, open_film
+from colorjax.media import demux, temporal
+from colorjax.media.film import BATCH, FilmError
 
 COLUMNS = ("psnr", "still", "cdc")
 _lab = jax.jit(lambda images: color.rgb_to_lab(images / 255.0))
@@ -39,11 +41,8 @@ _lab = jax.jit(lambda images: color.rgb_to_lab(images / 255.0))
 
 def decode(path: Path, limit: int) -> np.ndarray:
     """The film's first frames, uint8 `N H W 3`."""
-    film, stream = open_film(path)
-    with film:
-        shape = stream.height, stream.width
-        found = frames.decoded(film, stream, [], shape, [], frames.Outcome())
-        pixels = [frame.pixels for frame, _ in zip(found, range(limit), strict=False)]
+    with closing(demux.frames(path, demux.Outcome())) as found:
+        pixels = [frame.pixels for frame in itertools.islice(found, limit)]
     if all(picture.ndim == 2 for picture in pixels):
         raise config.ConfigError(f"{path}: a film in colour is needed, to compare with")
     if len(pixels) < 5:
@@ -52,12 +51,12 @@ def decode(path: Path, limit: int) -> np.ndarray:
 
 
 def predict(colorizer: Colorizer, film: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
-    """The small copies' lightness `N rows columns`, their ab `N h w 2`, what of it is filled."""
+    """The small copies' lightness `N rows columns`, ab `N h w 2`, and their content's fraction."""
     small = [colorizer.to_network_input(frame) for frame in film]
     lightness = np.stack([light for light, _ in small])
-    batches = (lightness[i : i + frames.BATCH] for i in range(0, len(film), frames.BATCH))
+    batches = (lightness[i : i + BATCH] for i in range(0, len(film), BATCH))
     ab = [
-        colorizer.predict(np.resize(batch, (frames.BATCH, *batch.shape[1:])))[0][: len(batch)]
+        colorizer.predict(np.resize(batch, (BATCH, *batch.shape[1:])))[0][: len(batch)]
         for batch in batches
     ]
     return lightness, np.concatenate(ab), small[0][1]
@@ -75,12 +74,14 @@ def divergence(histograms: np.ndarray, apart: int) -> float:
     return float((relative(p) + relative(q)).mean() / 2)
 
 
-def measure(colorizer: Colorizer, film: np.ndarray, ab: np.ndarray, filled: tuple) -> dict:
+def measure(
+    colorizer: Colorizer, film: np.ndarray, ab: np.ndarray, content_fraction: tuple
+) -> dict:
     """The columns of one row, for the film with these colours."""
     height, width = film.shape[1:3]
     error, still, histograms, before = [], [], [], None
     for frame, small in zip(film, ab, strict=True):
-        box = (0, 0, filled[1] * ab.shape[2], filled[0] * ab.shape[1])
+        box = (0, 0, content_fraction[1] * ab.shape[2], content_fraction[0] * ab.shape[1])
         planes = (Image.fromarray(np.ascontiguousarray(small[..., i])) for i in range(2))
         full = np.stack(
             [
@@ -89,7 +90,7 @@ def measure(colorizer: Colorizer, film: np.ndarray, ab: np.ndarray, filled: tupl
             ],
             axis=-1,
         )
-        coloured = colorizer.merge(frame, small, filled)
+        coloured = colorizer.merge(frame, small, content_fraction)
         lightness = np.asarray(_lab(frame))[..., 0]
         error.append(np.mean((coloured / 255.0 - frame / 255.0) ** 2))
         histograms.append([np.bincount(coloured[..., i].ravel(), minlength=256) for i in range(3)])
@@ -107,32 +108,36 @@ def measure(colorizer: Colorizer, film: np.ndarray, ab: np.ndarray, filled: tupl
 
 
 def cuts(films: dict[str, np.ndarray]) -> dict:
-    """`steady.moved` within films and between them, from their small copies' lightness."""
+    """Histogram distances within films and between them, from their small copies' lightness."""
     random, found = np.random.default_rng(0), {}
     for name, lightness in films.items():
         shaken = lightness * random.uniform(0.8, 1.2, (len(lightness), 1, 1))
         found[name] = {
-            key: round(max(map(temporal.moved, values, values[1:])), 3)
+            key: round(max(map(temporal.histogram_distance, values, values[1:])), 3)
             for key, values in (("within", lightness), ("within, flickering", shaken))
         }
     for (one, a), (other, b) in itertools.combinations(films.items(), 2):
-        least = min(temporal.moved(x, y) for x in a[::10] for y in b[::10])
+        least = min(temporal.histogram_distance(x, y) for x in a[::10] for y in b[::10])
         found[f"{one} / {other}"] = {"between": round(least, 3)}
     return found
 
 
 def rows(
-    colorizer: Colorizer, film: np.ndarray, small: tuple, least: list[float], change: list[float]
+    colorizer: Colorizer,
+    film: np.ndarray,
+    small: tuple,
+    min_blends: list[float],
+    motion_scales: list[float],
 ) -> Iterator[tuple[str, dict]]:
     """Name and columns of each row of a film's table; `small` is what `predict` gives."""
-    lightness, ab, filled = small
+    lightness, ab, content_fraction = small
     one = np.broadcast_to(ab.mean((0, 1, 2)), ab.shape)
-    yield "one colour", measure(colorizer, film, one, filled)
-    yield "each frame alone", measure(colorizer, film, ab, filled)
-    for a in least:
-        for b in change:
-            steadied = np.stack(list(map(temporal.Steady(a, b), lightness, ab)))
-            yield f"steadied ({a:g}, {b:g})", measure(colorizer, film, steadied, filled)
+    yield "one colour", measure(colorizer, film, one, content_fraction)
+    yield "each frame alone", measure(colorizer, film, ab, content_fraction)
+    for a in min_blends:
+        for b in motion_scales:
+            filtered = np.stack(list(map(temporal.TemporalFilter(a, b), lightness, ab)))
+            yield f"filtered ({a:g}, {b:g})", measure(colorizer, film, filtered, content_fraction)
 
 
 def run(argv: list[str] | None) -> int:
@@ -143,18 +148,18 @@ def run(argv: list[str] | None) -> int:
     parser.add_argument("films", nargs="+", type=Path, metavar="FILM", help="in colour")
     parser.add_argument("--weights", metavar="FILE", help="(default: those that come along)")
     parser.add_argument(
-        "--least",
+        "--min-blend",
         type=float,
         nargs="+",
-        default=[temporal.LEAST],
-        help=f"share a still place takes (default: {temporal.LEAST})",
+        default=[temporal.MIN_BLEND],
+        help=f"weight of the new colour where nothing moves (default: {temporal.MIN_BLEND})",
     )
     parser.add_argument(
-        "--change",
+        "--motion-scale",
         type=float,
         nargs="+",
-        default=[temporal.CHANGE],
-        help=f"of L*, to take most (default: {temporal.CHANGE})",
+        default=[temporal.MOTION_SCALE],
+        help=f"change of L* that gives most weight (default: {temporal.MOTION_SCALE})",
     )
     parser.add_argument("--frames", type=int, default=300, help="at most (default: 300)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
@@ -171,7 +176,7 @@ def run(argv: list[str] | None) -> int:
         report[path.name] = {"frames": len(film), "size": f"{film.shape[2]} × {film.shape[1]}"}
         small = predict(colorizer, film)
         copies[path.name] = small[0]
-        for name, row in rows(colorizer, film, small, options.least, options.change):
+        for name, row in rows(colorizer, film, small, options.min_blend, options.motion_scale):
             report[path.name][name] = row
             values = (
                 f"{row[key]:8.3f}" if row[key] is not None else f"{'-':>8}" for key in COLUMNS

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from colorjax.media import codec, files
+from colorjax.media import codec, files, tiff
 
 # pytest takes away the filters that `files` sets.
 pytestmark = [
@@ -662,7 +662,7 @@ def encoded(suffix, **options):
 
 def tiff_16():
     stream = io.BytesIO()
-    codec.write_tiff(stream, RGB, exif_with_everything(), (300, 300))
+    tiff.write(stream, RGB, SRGB, (300, 300), exif_with_everything())
     return stream.getvalue()
 
 
@@ -823,7 +823,7 @@ def test_full_disk(tmp_path):
     pytest.importorskip("resource")
     code = """
 import resource, sys, numpy as np
-from colorjax.media import codec, files
+from colorjax.media import codec, files, tiff
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
 for suffix in ("png", "jpg", "tif", "webp", "bmp", "ppm"):

@@ -127,7 +127,7 @@ def test_notes_are_counted(scans, weights, tmp_path, capsys):
 def test_films_in_it_are_left_for_a_command_of_their_own(scans, weights, tmp_path, capsys):
     (scans / "album/holiday.mp4").touch()
     assert run(scans, tmp_path / "out", "--weights", weights) == 0
-    assert "note: films are left out: colour each by itself (1)" in capsys.readouterr().out
+    assert "note: left out: 1 films, to be coloured one by one" in capsys.readouterr().out
     assert tree(tmp_path / "out") == sorted(OUT)
 
 
@@ -137,15 +137,19 @@ def test_an_output_inside_the_input_is_not_coloured_again(scans, weights):
     assert tree(scans / "coloured") == sorted(OUT)
 
 
-def test_an_output_that_holds_the_input(scans, weights, tmp_path, capsys):
-    """Unless a photograph would take another one's place."""
-    assert run(scans, tmp_path, "--weights", weights) == 0
-    assert set(OUT) <= set(tree(tmp_path))
-    before = (scans / "a.png").read_bytes()
-    (scans / "scans").mkdir()
-    shutil.copy(scans / "a.png", scans / "scans")
-    refused(capsys, colorize.main, [scans, tmp_path, "--overwrite"], "scans/scans/a.png", "another")
-    assert (scans / "a.png").read_bytes() == before
+def test_an_output_that_holds_the_input_is_refused(scans, tmp_path, capsys):
+    """It held an original of the same name, which was overwritten."""
+    inner = scans / "album"
+    shutil.copy(scans / "b.jpg", inner)
+    before = {path: path.read_bytes() for path in scans.rglob("*") if path.is_file()}
+    for argv in ([inner, scans], [inner, scans, "--overwrite"], [scans, tmp_path]):
+        refused(capsys, colorize.main, argv, f"{argv[1]} holds {argv[0]}", "another folder")
+    link = tmp_path / "link"
+    link.symlink_to(scans)
+    refused(capsys, colorize.main, [inner, link, "--overwrite"], "holds")
+    link.unlink()
+    assert tree(tmp_path) == sorted(str(path.relative_to(tmp_path)) for path in before)
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_two_photographs_that_would_become_one_file(scans, weights, tmp_path, capsys):

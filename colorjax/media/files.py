@@ -5,26 +5,29 @@ Pixels are `H W` (grey) or `H W 3` (sRGB), uint8 or uint16 over their whole rang
 is written, and whatever is wrong with either is a `FileError`.
 """
 
+import errno
 import io
 import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from colorjax.media import codec
+from colorjax.media import codec, metadata, tiff
 
 _FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WebP",
@@ -32,11 +35,84 @@ _FORMATS = {
     ".ppm": "PPM",
 }
 OUTPUT_SUFFIXES = tuple(_FORMATS)
-SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm")
-_ORIENTATION = 274
-# Of a TIFF's tags those about the picture, not the file: description, make, model, software, date,
-# artist, copyright, EXIF's own, GPS.
-_ABOUT_PICTURE = {_ORIENTATION, 34665, 34853, 270, 271, 272, 305, 306, 315, 33432}
+SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k")
+SUFFIXES += (".heic", ".heif")  # by the extra `heic`
+_RAW = (
+    ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .rwl .pef .srw .x3f .mrw .3fr "
+    ".iiq .erf .kdc .dcr .mef .mos .fff .raw"
+)
+# Suffix -> kind of the pictures that are not read.
+OTHER_KINDS = dict.fromkeys(_RAW.split(), "raw") | {
+    ".psd": "Photoshop",
+    ".psb": "Photoshop",
+    ".xcf": "GIMP",
+    ".kra": "Krita",
+    ".ora": "OpenRaster",
+    ".ai": "Illustrator",
+    ".pdf": "PDF",
+    ".eps": "EPS",
+    ".svg": "SVG",
+    ".svgz": "SVG",
+    ".djvu": "DjVu",
+    ".jxl": "JPEG XL",
+    ".jxr": "JPEG XR",
+    ".wdp": "JPEG XR",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".pfm": "PFM",
+    ".pam": "PAM",
+    ".tga": "Targa",
+    ".pcx": "PCX",
+    ".ico": "icon",
+    ".qoi": "QOI",
+    ".mng": "MNG",
+    ".dcm": "DICOM",
+    ".fits": "FITS",
+    ".wmf": "Windows metafile",
+    ".emf": "Windows metafile",
+}
+# How other kinds begin: place, bytes, name.
+_MAGIC = (
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "EPS"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"#?RGBE", "Radiance HDR"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL \r\n\x87\n", "JPEG XL"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"gimp xcf", "GIMP"),
+    (0, b"AT&TFORM", "DjVu"),
+    (0, b"SIMPLE  =", "FITS"),
+    (128, b"DICM", "DICOM"),
+    (0, b"PF\n", "PFM"),
+    (0, b"Pf\n", "PFM"),
+    (0, b"P7\n", "PAM"),
+    (0, b"qoif", "QOI"),
+    (0, b"\x8aMNG", "MNG"),
+    (0, b"\x8bJNG", "JNG"),
+    (0, b"\0\0\1\0", "icon"),
+    (0, b"\0\0\2\0", "icon"),
+    (0, b"\x0a\5\1\x08", "PCX"),
+    (0, b"BPG\xfb", "BPG"),
+    (0, b"\xd7\xcd\xc6\x9a", "Windows metafile"),
+    (40, b" EMF", "Windows metafile"),
+    (30, b"mimetypeapplication/x-krita", "Krita"),
+    (30, b"mimetypeimage/openraster", "OpenRaster"),
+    (0, b"FUJIFILMCCD-RAW", "raw"),
+    (4, b"ftypcrx ", "raw"),
+    (6, b"HEAPCCDR", "raw"),
+    (0, b"IIRO", "raw"),
+    (0, b"IIRS", "raw"),
+    (0, b"MMOR", "raw"),
+    (0, b"IIU\0", "raw"),
+    (0, b"FOVb", "raw"),
+    (0, b"\0MRM", "raw"),
+    (8, b"CR\2", "raw"),
+)
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 
 # Pillow refuses from 179 megapixels on, which scans exceed; `_open` has a limit of its own.
 Image.MAX_IMAGE_PIXELS = None
@@ -60,9 +136,16 @@ class Photograph:
 
     pixels: np.ndarray  # uint8 or uint16; H W (grey) or H W 3 (sRGB)
     alpha: np.ndarray | None = None  # H W, of the pixels' dtype; None where all is opaque
-    exif: bytes | None = None  # its orientation applied and reset, without a thumbnail
+    exif: bytes | None = None  # from its TIFF header on; orientation is 1, without a thumbnail
     dpi: tuple[float, float] | None = None  # across, down
+    xmp: bytes | None = None
+    iptc: bytes | None = None  # Photoshop's image resources, of which IPTC is one
+    comments: tuple[bytes, ...] = ()  # of a JPEG or GIF
+    text: tuple[tuple[bytes, bytes], ...] = ()  # of a PNG: kind and data of each chunk
     notes: tuple[str, ...] = ()  # what could not be kept, one line each
+    partial: bool = (
+        False  # the file is cut short: part of the pixels is missing, and a note says so
+    )
 
 
 @contextmanager
@@ -78,6 +161,10 @@ def _decoding(name: str | Path) -> Iterator[None]:
             why = f"cannot be read: {error.strerror}"
         elif isinstance(error, MemoryError):
             why = "does not fit into memory: scale it down"
+        elif isinstance(error, Image.UnidentifiedImageError) and (
+            kind := OTHER_KINDS.get(Path(name).suffix.lower())
+        ):
+            raise _unread(name, kind) from error
         elif isinstance(error, Image.UnidentifiedImageError) or "decoder object" in text:
             why = f"is no picture ({' '.join(SUFFIXES)}), or it is truncated or damaged"
         elif any(sign in text.lower() for sign in ("truncated", "eof", "not enough", "smaller")):
@@ -87,17 +174,108 @@ def _decoding(name: str | Path) -> Iterator[None]:
         raise FileError(f"{name} {why}") from error
 
 
-def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> Any:
-    image = Image.open(file, formats=codec.READABLE)
-    megapixels = image.width * image.height / 1e6
+def _kind(file: BinaryIO, name: str | Path) -> str | None:
+    """The kind of a picture that Pillow is not to read, by its first bytes; None if unknown."""
+    file.seek(0)
+    head = file.read(1024)
+    for place, magic, kind in _MAGIC:
+        if head[place : place + len(magic)] == magic:
+            return kind
+    if head[4:8] == b"ftyp":
+        brands = {head[8:12], *(head[place : place + 4] for place in range(16, head[3] & 252, 4))}
+        return "HEIC" if brands & _HEIC and not brands & {b"avif", b"avis"} else None
+    if b"<svg" in head:
+        return "SVG"
+    by_suffix = OTHER_KINDS.get(Path(name).suffix.lower())
+    return "raw" if by_suffix == "raw" and tiff.is_tiff(file) else None
+
+
+def _unread(name: str | Path, kind: str) -> FileError:
+    if kind == "raw":
+        how = (
+            "a sensor's data and not yet a picture: develop it into a TIFF (darktable, RawTherapee)"
+        )
+        return FileError(f"{name} is raw, {how}")
+    return FileError(
+        f"{name} is of the kind {kind}, which is not read: save it as TIFF, PNG or JPEG"
+    )
+
+
+def _heif_opener(name: str | Path) -> None:
+    """Have Pillow read HEIC by the extra that knows it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        how = "pip install 'colorjax[heic]', or save it as JPEG or TIFF"
+        raise FileError(f"{name} is HEIC, which needs an extra: {how}") from None
+    if "HEIF" not in Image.OPEN:
+        pillow_heif.register_heif_opener()
+
+
+def _open(
+    file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str
+) -> tuple[Any, tiff.Tiff | None]:
+    """A picture: as Pillow opens it, or the page of a TIFF; and the page, if it is of a TIFF."""
+    page, formats = None, codec.READABLE
+    if kind := _kind(file, name):
+        if kind != "HEIC":
+            raise _unread(name, kind)
+        _heif_opener(name)
+        formats = ("HEIF",)
+    if tiff.is_tiff(file):
+        try:
+            page = tiff.open_tiff(file)
+        except tiff.RawError:
+            raise _unread(name, "raw") from None
+    if page and page.is_known:
+        size, image = page.size, None
+    else:
+        file.seek(0)
+        image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
+        size = image.size
+    megapixels = size[0] * size[1] / 1e6
     if megapixels > max_megapixels:
         limit = f"the limit is {max_megapixels:g}: {remedy}"
         raise FileError(f"{name} has {megapixels:.4g} megapixels and {limit}")
-    tags = getattr(image, "tag_v2", {})
-    planes = tags.get(284) == 2 and max(tags.get(258, (8,))) > 8  # which Pillow mixes up
-    if planes or image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise FileError(f"{name} has rare samples: save it with 8 or 16 interleaved bits each")
-    return image
+    planes = page and page.number(284) == 2 and page.number(258, 8) > 8  # which Pillow mixes up
+    if image and (planes or image.mode == "F" or (image.mode == "I" and image.format != "PPM")):
+        raise FileError(f"{name} has rare samples: save it with 8 or 16 bits each")
+    return image, page
+
+
+def _carried(image: Any, page: tiff.Tiff | None, file: BinaryIO) -> metadata.Carried:
+    if page:
+        return metadata.of_tiff(page.file, page.root, page.order, page.big, page.size)
+    return metadata.of(image, file)
+
+
+def _samples(image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]) -> np.ndarray:
+    if page and image is None:
+        return codec.samples_of_tiff(page, notes)
+    return codec.samples_of(image, file, notes)
+
+
+def _decoded(
+    image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]
+) -> tuple[np.ndarray, bool]:
+    """Samples in sRGB, and whether part of the picture is missing."""
+    try:
+        return _samples(image, page, file, notes), False
+    except MemoryError:
+        raise
+    except Exception:
+        if image is None or not (found := codec.mended(image, file)):
+            raise
+    whole, missing = found
+    again, said = Image.open(whole, formats=codec.READABLE), len(notes)
+    samples = codec.samples_of(again, whole, notes)
+    del notes[:said]
+    if missing:
+        end = "is missing at its end, and is grey"
+        notes.append(f"the file is cut short: {max(missing, 0.01):.0%} of the picture {end}")
+    else:
+        notes.append("the file lacks its end; all of the picture is there")
+    return samples, missing > 0
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -122,24 +300,18 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
     if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path)):
         raise FileError(f"{path} is empty, a folder or a device: name a picture")
     with _decoding(path), open(path, "rb") as file:
-        image = _open(file, path, max_megapixels, "scale it down or raise --max-megapixels")
-        if getattr(image, "is_animated", False):
+        remedy = "scale it down or raise --max-megapixels"
+        image, page = _open(file, path, max_megapixels, remedy)
+        if page.several if page else getattr(image, "is_animated", False):
             notes.append("only its first frame or page is used")
-        samples = codec.samples_of(image, file, notes)
-        exif, orientation = None, 1
+        samples, partial = _decoded(image, page, file, notes)
+        carried = metadata.Carried()
         with suppress(Exception):  # foreign bytes again, but the picture is whole without them
-            tags = image.getexif()
-            orientation = tags.get(_ORIENTATION, 1)
-            for tag in set(tags) - _ABOUT_PICTURE if image.format == "TIFF" else ():
-                del tags[tag]
-            if _ORIENTATION in tags:
-                tags[_ORIENTATION] = 1
-            exif = tags.tobytes() if len(tags) else None
-        if len(image.info.get("exif") or b"") > 22 and not exif:  # 22 bytes hold nothing
-            notes.append("its EXIF is damaged and was not kept")
-        samples = _upright(samples, orientation)
-        dpi = [float(value) for value in image.info.get("dpi", ())]
-    if orientation in (5, 6, 7, 8):
+            carried = _carried(image, page, file)
+        samples = _upright(samples, carried.orientation)
+        found = (page.dpi or ()) if page else image.info.get("dpi", ())
+        dpi = [float(value) for value in found]
+    if carried.orientation > 4:
         dpi.reverse()
     channels = samples.shape[2]
     alpha = samples[..., -1] if channels in (2, 4) else None
@@ -148,9 +320,14 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
     return Photograph(
         pixels=samples[..., :3] if channels > 2 else samples[..., 0],
         alpha=alpha,
-        exif=exif,
-        dpi=(dpi[0], dpi[1]) if len(dpi) == 2 and all(0 < value < 1e6 for value in dpi) else None,
-        notes=tuple(notes),
+        exif=carried.exif,
+        dpi=(dpi[0], dpi[1]) if len(dpi) == 2 and all(1 < value < 1e6 for value in dpi) else None,
+        xmp=carried.xmp,
+        iptc=carried.iptc,
+        comments=carried.comments,
+        text=carried.text,
+        notes=(*notes, *carried.notes),
+        partial=partial,
     )
 
 
@@ -166,23 +343,27 @@ def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
         FileError: it is no picture, truncated, damaged, too large or too small.
     """
     with _decoding(name), io.BytesIO(data) as file:
-        image = _open(file, name, 500, "scale it down")
-        if short_side > 2 * min(image.size):
-            has = f"{image.width} × {image.height} pixels"
+        image, page = _open(file, name, 500, "scale it down")
+        size = (image or page).size
+        if short_side > 2 * min(size):
+            has = f"{size[0]} × {size[1]} pixels"
             raise TooSmallError(f"{name} has {has}, too few for {short_side} on its short side")
-        to_srgb, _ = codec.to_srgb_by(image, [])
-        image.draft("RGB", (short_side, short_side))  # JPEG can be decoded at 1/2, 1/4 or 1/8
-        plain = image.mode in ("L", "RGB", "CMYK")  # else palettes, transparency, 16 bits
-        if plain:
+        to_srgb = None
+        if image:
+            to_srgb, _ = codec.to_srgb_by(image, [])
+            image.draft("RGB", (short_side, short_side))  # JPEG can be decoded at 1/2, 1/4 or 1/8
+        if image and image.mode in ("L", "RGB", "CMYK"):
             source = image
-        else:
-            samples = codec.samples_of(image, file, [])
+        else:  # a TIFF, palettes, transparency, 16 bits
+            samples, to_srgb = _samples(image, page, file, []), None
             source = codec.eight(samples[..., :3] if samples.shape[2] > 2 else samples[..., :1])
         left, top = ((side - min(source.size)) / 2 for side in source.size)
         box = (left, top, source.width - left, source.height - top)
         small = source.resize((short_side, short_side), Image.Resampling.LANCZOS, box, 3)
-        small = to_srgb(small) if plain else small
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        small = to_srgb(small) if to_srgb else small
+        orientation = 1
+        with suppress(Exception):
+            orientation = _carried(image, page, file).orientation
         return _upright(np.asarray(small.convert("RGB")), orientation)
 
 
@@ -197,10 +378,10 @@ def check_output(
     """
     path = Path(path)
     for wrong, why in (
+        (os.path.isdir(path), "is a folder: name a file in it"),
         (path.suffix.lower() not in suffixes, f"ends in none of {' '.join(suffixes)}"),
         (not os.path.isdir(path.parent), "lies in no existing folder: create that first"),
         (not os.access(path.parent, os.W_OK | os.X_OK), "lies in a folder that is read-only"),
-        (os.path.isdir(path), "is a folder: name a file"),
         (os.path.lexists(path) and not overwrite, "exists: name another or give --overwrite"),
     ):
         if wrong:
@@ -218,6 +399,57 @@ def publish(temporary: Path, path: Path, overwrite: bool) -> None:
         if os.path.lexists(path):
             raise FileError(f"{path} exists: name another or give --overwrite") from None
     os.replace(temporary, path)
+
+
+def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograph:
+    """The photograph with what this kind of file can carry; notes say what it cannot."""
+    exif, xmp, dpi, text = photograph.exif, photograph.xmp, photograph.dpi, photograph.text
+    iptc, comments = photograph.iptc, photograph.comments
+    if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65527)):
+        notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
+        exif = None
+    if dpi and kind in ("WebP", "PPM"):
+        notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
+    if xmp and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(xmp) > 65504)):
+        notes.append(f"{kind} holds no such XMP: title, keywords and rights in it are not kept")
+        xmp = None
+    if iptc and kind not in ("JPEG", "TIFF"):
+        notes.append(f"{kind} holds no IPTC: caption and keywords in it are not kept")
+        iptc = None
+    if kind == "JPEG":
+        comments += tuple(filter(None, (metadata.comment_of(*chunk) for chunk in text)))
+        text = tuple(chunk for chunk in text if metadata.comment_of(*chunk) is None)
+        if any(len(comment) > 65533 for comment in comments):
+            notes.append("JPEG holds no such long comment: it is not kept")
+            comments = tuple(comment for comment in comments if len(comment) <= 65533)
+    if text and kind != "PNG":
+        names = ", ".join(dict.fromkeys(data.split(b"\0")[0].decode("latin-1") for _, data in text))
+        notes.append(f"{kind} holds no text of a PNG: not kept ({names})")
+    if comments and kind not in ("JPEG", "PNG"):
+        notes.append(f"{kind} holds no comment: that of the file is not kept")
+    return replace(photograph, exif=exif, xmp=xmp, iptc=iptc, comments=comments, text=text)
+
+
+def _encode(
+    file: BinaryIO, kind: str, samples: np.ndarray, photograph: Photograph, quality: int
+) -> None:
+    exif, xmp, iptc, dpi = photograph.exif, photograph.xmp, photograph.iptc, photograph.dpi
+    srgb = codec.srgb_profile() if samples.shape[2] > 2 else None
+    if kind == "PNG":
+        text = metadata.text_chunks(xmp, photograph.comments, photograph.text)
+        return codec.write_png(file, samples, exif, dpi, text)
+    if kind == "TIFF":
+        return tiff.write(file, samples, srgb, dpi, exif, xmp, iptc)
+    options: dict[str, Any] = {}
+    if kind == "JPEG":
+        extra = metadata.segments(exif, xmp, iptc, photograph.comments)
+        options = {"quality": quality, "subsampling": 0, "extra": extra, "icc_profile": srgb}
+    if kind == "WebP":
+        exact = {"lossless": True, "exact": True}  # exact: where nothing shows, too
+        options = {**exact, "exif": exif or b"", "xmp": xmp or b"", "icc_profile": srgb}
+    if kind in ("JPEG", "BMP"):
+        options["dpi"] = dpi or (0, 0)
+    codec.eight(samples).save(file, kind, **options)
 
 
 def write(
@@ -246,32 +478,17 @@ def write(
     samples = photograph.pixels.reshape(*photograph.pixels.shape[:2], -1)
     if max(samples.shape) > (longest := {"JPEG": 65500, "WebP": 16383}.get(kind, 2**31)):
         raise FileError(f"{path}: {kind} holds {longest} pixels a side: write PNG or TIFF")
-    exif, dpi = photograph.exif, photograph.dpi
     if photograph.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
         notes.append(f"{kind} holds no transparency: all of it is opaque")
     elif photograph.alpha is not None:
         samples = np.dstack([samples, photograph.alpha])
     if samples.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
         notes.append(f"{kind} holds 8 bits a sample: 16 were rounded")
-    if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65533)):
-        notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
-        exif = None
-    if dpi and kind in ("WebP", "PPM"):
-        notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
-    srgb = codec.srgb_profile() if samples.shape[2] > 2 else None
-    common = {"exif": exif or b"", "icc_profile": srgb}
-    options: dict[str, dict[str, Any]] = {
-        "JPEG": {**common, "quality": quality, "subsampling": 0, "dpi": dpi or (0, 0)},
-        "WebP": {**common, "lossless": True, "exact": True},  # exact: where nothing shows, too
-        "BMP": {"dpi": dpi or (0, 0)},
-    }
+    photograph = _that_fits(photograph, kind, notes)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            if kind in ("PNG", "TIFF"):
-                (codec.write_png if kind == "PNG" else codec.write_tiff)(file, samples, exif, dpi)
-            else:
-                codec.eight(samples).save(file, kind, **options.get(kind, {}))
+            _encode(file, kind, samples, photograph, quality)
             file.flush()
             os.fsync(file.fileno())
         publish(temporary, path, overwrite)
@@ -285,17 +502,30 @@ def write(
     return notes
 
 
-def list_images(folder: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+def list_images(
+    folder: str | Path,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    failed: Callable[[OSError], None] = lambda error: None,
+) -> list[Path]:
     """The images in a folder and its subfolders by their suffixes, sorted, without hidden ones.
 
-    Links are followed, but no folder is entered twice.
+    Links are followed, but no folder is entered twice. `failed` is called with the error of each
+    folder that cannot be opened and each image that is not there, as where a link leads nowhere.
     """
     found, entered = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=failed, followlinks=True):
         here = os.path.realpath(place)
         known = here in entered
         entered.add(here)
         folders[:] = [] if known else sorted(name for name in folders if name[0] != ".")
         paths = [] if known else [Path(place, name) for name in names if name[0] != "."]
-        found += [path for path in paths if path.suffix.lower() in suffixes]
-    return sorted(path for path in found if os.path.isfile(path))
+        for path in paths:
+            if path.suffix.lower() not in suffixes:
+                continue
+            if os.path.isfile(path):
+                found.append(path)
+            else:
+                failed(
+                    FileNotFoundError(errno.ENOENT, "No such file, or no regular one", str(path))
+                )
+    return sorted(found)

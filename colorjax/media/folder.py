@@ -1,19 +1,23 @@
-"""A folder of photographs → the same tree in colour, one after another and overlapped.
+"""A folder of photographs → the same tree in colour.
 
-Threads read and shrink, the network takes pictures of one working shape in batches, threads join
+Threads read and shrink, the network takes pictures of one working shape in batches, threads merge
 and write. How much is held in memory is bounded by pixels, not by the number of photographs.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import math
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 
 from colorjax.colorizer import Colorizer
 from colorjax.media import files
+from colorjax.media.overlap import map_ahead, prefetch
 
 # Pictures of one shape that the network takes at a time: always so many, if need be with copies,
 # so that each of the nine shapes is compiled but once.
@@ -29,38 +33,63 @@ class Outcome:
     """What became of a folder."""
 
     coloured: int = 0
+    elsewhere: int = 0  # photographs that another run wrote meanwhile
     failures: list[str] = field(default_factory=list)  # one sentence each
+    partial: list[Path] = field(default_factory=list)  # photographs coloured as far as they go
     notes: Counter[str] = field(default_factory=Counter)  # what could not be kept, and how often
 
 
-@dataclass(frozen=True)
-class _Shrunk:
-    """A photograph that waits for the network."""
+@dataclass
+class _Item:
+    """A photograph on its way through the stages."""
 
+    source: Path
     target: Path
-    photograph: files.Photograph
-    lightness: np.ndarray
-    filled: tuple[float, float]
+    photograph: files.Photograph | None = None
+    lightness: np.ndarray | None = None  # `rows columns`, of the network's copy
+    content_fraction: tuple[float, float] = (1.0, 1.0)
+    ab: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    partial: bool = False
+    error: str = ""  # why it could not be read or written
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keep what goes wrong inside as this photograph's error."""
+        try:
+            yield
+        except (files.FileError, OSError, MemoryError) as error:
+            self.error = str(error) or f"{self.source}: there is too little memory"
 
     @property
-    def pixels(self) -> int:
-        height, width = self.photograph.pixels.shape[:2]
-        return height * width
+    def size(self) -> int:
+        return 0 if self.photograph is None else math.prod(self.photograph.pixels.shape[:2])
 
 
-def pairs(source: str | Path, target: str | Path) -> list[Pair]:
-    """Each photograph in `source` and its subfolders, and where it goes: `target` with that tree.
+def pairs(
+    source: str | Path, target: str | Path, paths: Iterable[Path] | None = None
+) -> list[Pair]:
+    """Each photograph of `source` and where it goes: to `target`, with the same tree.
 
-    Names stay; a kind of file that cannot be written in colour (GIF, PGM, PBM, PNM) gets `.png`
+    Names stay; a kind of file that cannot be written in colour (GIF, PGM, HEIC, …) gets `.png`
     after its name. What lies in `target` is left out, should that be inside `source`.
 
+    Args:
+        source: a folder.
+        target: another one.
+        paths: the photographs in the first; by their suffixes, unless given.
+
     Raises:
-        files.FileError: a photograph would take another one's place.
+        files.FileError: the target holds the source, or a photograph would take another's place.
     """
     source, target = Path(source), Path(target)
-    paths, inside = files.list_images(source), target.resolve()
-    if inside.is_relative_to(source.resolve()):
-        paths = [path for path in paths if not path.resolve().is_relative_to(inside)]
+    inside = target.resolve()
+    if source.resolve().is_relative_to(inside):
+        raise files.FileError(
+            f"{target} holds {source}, whose originals could be overwritten: name another folder"
+        )
+    paths = files.list_images(source) if paths is None else paths
+    paths = [path for path in paths if not path.resolve().is_relative_to(inside)]
     found, taken = [], {path.resolve() for path in paths}
     for path in paths:
         out = target / path.relative_to(source)
@@ -73,6 +102,54 @@ def pairs(source: str | Path, target: str | Path) -> list[Pair]:
     return found
 
 
+class _Held:
+    """The number of pixels in memory, shared by the stages."""
+
+    def __init__(self):
+        self._pixels, self._changed = 0, Condition()
+
+    def add(self, pixels: int) -> None:
+        with self._changed:
+            self._pixels += pixels
+            self._changed.notify_all()
+
+    def is_full(self, seconds: float = 0) -> bool:
+        """Whether nothing more may be read, after waiting so long for that to change."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._pixels < _HELD, seconds)
+
+
+def _predicted(
+    colorizer: Colorizer, items: Generator[_Item | None], held: _Held
+) -> Generator[_Item | None]:
+    """Give items their ab, in batches of one shape; None passes through while memory is full."""
+    waiting: defaultdict[tuple[int, ...], list[_Item]] = defaultdict(list)
+
+    def predict(shape: tuple[int, ...]) -> list[_Item]:
+        group = waiting.pop(shape)
+        lightness = np.stack([item.lightness for item in group if item.lightness is not None])
+        ab = colorizer.predict(np.resize(lightness, (BATCH, *shape)))[0]
+        for item, colour in zip(group, ab, strict=False):
+            item.ab = colour
+        return group
+
+    with closing(items):
+        for item in items:
+            if item is None and waiting and held.is_full():
+                yield from predict(max(waiting, key=lambda shape: len(waiting[shape])))
+            elif item is None:
+                held.is_full(0.1)  # until a writer has made room
+                yield None
+            elif item.lightness is None:
+                yield item
+            else:
+                waiting[shape := item.lightness.shape].append(item)
+                if len(waiting[shape]) == BATCH:
+                    yield from predict(shape)
+        for shape in list(waiting):
+            yield from predict(shape)
+
+
 def colorize_folder(
     colorizer: Colorizer,
     todo: Iterable[Pair],
@@ -82,6 +159,8 @@ def colorize_folder(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
     """Colour photographs, going on after those that fail.
+
+    Several runs may share the work: each passes over what another has written.
 
     Args:
         colorizer: of the network.
@@ -93,73 +172,58 @@ def colorize_folder(
 
     Interrupted, it finishes what it is writing: every file is whole or not there.
     """
-    outcome, waiting, held, done = Outcome(), iter(todo), 0, 0
-    reading: set[Future] = set()
-    predicting: dict[Future, list[_Shrunk]] = {}
-    writing: dict[Future, _Shrunk] = {}
-    shapes: dict[tuple[int, ...], list[_Shrunk]] = defaultdict(list)
-    exhausted = False
+    outcome, held, left = Outcome(), _Held(), deque(todo)
 
-    def read(pair: Pair) -> _Shrunk:
-        photograph = files.read(pair[0], max_megapixels)
-        return _Shrunk(pair[1], photograph, *colorizer.to_network_input(photograph.pixels))
+    def pending() -> Iterator[Pair | None]:
+        """What to read; None while memory is full, for the network to make room."""
+        met = 0
+        while left:
+            if held.is_full():
+                yield None
+                continue
+            if outcome.elsewhere > met:  # another run is ahead: take another way
+                met = outcome.elsewhere
+                random.shuffle(left)
+            yield left.popleft()
 
-    def predict(group: list[_Shrunk]) -> np.ndarray:
-        lightness = np.stack([shrunk.lightness for shrunk in group])
-        return colorizer.predict(np.resize(lightness, (BATCH, *lightness.shape[1:])))[0]
+    def read(pair: Pair | None) -> _Item | None:
+        if pair is None:
+            return None
+        item = _Item(*pair)
+        with item.guarded():
+            if not overwrite and item.target.exists():
+                raise files.FileError(f"{item.target} exists")
+            item.photograph = files.read(item.source, max_megapixels)
+            pixels = item.photograph.pixels
+            item.lightness, item.content_fraction = colorizer.to_network_input(pixels)
+            held.add(item.size)
+        return item
 
-    def write(shrunk: _Shrunk, ab: np.ndarray) -> tuple[str, ...]:
-        photograph = shrunk.photograph
-        pixels = colorizer.merge(photograph.pixels, ab, shrunk.filled)
-        shrunk.target.parent.mkdir(parents=True, exist_ok=True)
-        notes = files.write(shrunk.target, replace(photograph, pixels=pixels), quality, overwrite)
-        return (*photograph.notes, *notes)
+    def write(item: _Item | None) -> _Item | None:
+        if item and item.photograph and item.ab is not None:
+            with item.guarded():
+                photograph = item.photograph
+                pixels = colorizer.merge(photograph.pixels, item.ab, item.content_fraction)
+                item.target.parent.mkdir(parents=True, exist_ok=True)
+                coloured = replace(photograph, pixels=pixels)
+                notes = files.write(item.target, coloured, quality, overwrite)
+                item.notes, item.partial = (*photograph.notes, *notes), photograph.partial
+            held.add(-item.size)
+            item.photograph = None
+        return item
 
-    with (
-        ThreadPoolExecutor(_THREADS) as readers,
-        ThreadPoolExecutor(1) as network,
-        ThreadPoolExecutor(_THREADS) as writers,
-    ):
-        try:
-            while True:
-                while not exhausted and held < _HELD and len(reading) < 2 * _THREADS:
-                    if (pair := next(waiting, None)) is None:
-                        exhausted = True
-                    else:
-                        reading.add(readers.submit(read, pair))
-                largest = max(shapes.values(), key=len, default=[])
-                # A full batch goes at once, behind the one that the network is at; a smaller one
-                # when nothing else can be done.
-                stuck = not predicting and (not reading or held >= _HELD)
-                if largest and (stuck or (len(largest) >= BATCH and len(predicting) < 2)):
-                    group = largest[:BATCH]
-                    del largest[:BATCH]
-                    predicting[network.submit(predict, group)] = group
-                elif not reading and not predicting and not writing:
-                    return outcome
-                finished, _ = wait({*reading, *predicting, *writing}, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    if group := predicting.pop(future, None):
-                        for shrunk, ab in zip(group, future.result(), strict=False):
-                            writing[writers.submit(write, shrunk, ab)] = shrunk
-                        continue
-                    written = writing.pop(future, None)
-                    reading.discard(future)
-                    try:
-                        result = future.result()
-                    except (files.FileError, OSError, MemoryError) as error:
-                        outcome.failures.append(str(error) or "out of memory")
-                    else:
-                        if isinstance(result, _Shrunk):
-                            shapes[result.lightness.shape].append(result)
-                            held += result.pixels
-                            continue
-                        outcome.coloured += 1
-                        outcome.notes.update(result)
-                    held -= written.pixels if written else 0
-                    done += 1
-                    progress(done)
-        except BaseException:
-            for pool in (readers, network, writers):
-                pool.shutdown(cancel_futures=True)
-            raise
+    stages = prefetch(
+        _predicted(colorizer, map_ahead(read, pending(), _THREADS, 2 * _THREADS - 1), held), 1
+    )
+    with closing(map_ahead(write, stages, _THREADS, _THREADS)) as written:
+        for done, item in enumerate((item for item in written if item), 1):
+            if not item.error:
+                outcome.coloured += 1
+                outcome.notes.update(item.notes)
+                outcome.partial += [item.source] if item.partial else []
+            elif not overwrite and item.target.exists():
+                outcome.elsewhere += 1
+            else:
+                outcome.failures.append(item.error)
+            progress(done)
+    return outcome

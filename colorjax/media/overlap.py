@@ -8,7 +8,7 @@ from itertools import repeat
 
 
 def map_ahead(function: Callable, items: Iterable, threads: int, most: int = 8) -> Generator:
-    """`map` by threads of its own, in order, so many items ahead of whoever asks.
+    """Map by threads of its own, in order, at most so many items ahead of whoever asks.
 
     Closed early, it waits for its threads, then closes the items: a film must not be closed while
     a stage before still reads from it.
@@ -27,8 +27,9 @@ def map_ahead(function: Callable, items: Iterable, threads: int, most: int = 8) 
             items.close()
 
 
-def prefetch(items: Generator) -> Generator:
-    """The same items, made by a thread of its own before they are asked for."""
+def prefetch(items: Generator, most: int = 8) -> Generator:
+    """Make the same items in a thread of its own, before they are asked for."""
     end = object()
-    with closing(items), closing(map_ahead(lambda _: next(items, end), repeat(0), 1)) as steps:
-        yield from iter(lambda: next(steps), end)
+    ahead = map_ahead(lambda _: next(items, end), repeat(0), 1, most)
+    with closing(items), closing(ahead):
+        yield from iter(lambda: next(ahead), end)

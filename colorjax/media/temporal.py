@@ -2,55 +2,62 @@
 
 import numpy as np
 
-# Chosen with benchmarks/flicker.py: how much of a new colour a still place takes, and the change
-# of lightness at which it takes most of it.
-LEAST, CHANGE = 0.1, 6.0
-# Share of pixels that change place in a histogram of lightness, beyond which it is another scene:
-# within the films that flicker.py was run on at most 0.10, between them 0.20 and more.
+# Chosen with experiments/flicker.py.
+MIN_BLEND, MOTION_SCALE = 0.1, 6.0
+# The histogram distance beyond which a frame belongs to another scene: within the films that
+# flicker.py was run on it is at most 0.10, between them 0.20 and more.
 CUT = 0.16
 
 
-def moved(previous: np.ndarray, lightness: np.ndarray) -> float:
-    """How many pixels change place in a histogram of lightness, 0…1; of two `rows columns`.
+def histogram_distance(previous: np.ndarray, lightness: np.ndarray) -> float:
+    """Half the L1 distance, in 0…1, between histograms of lightness of two frames `rows columns`.
 
-    As they are, or both brought to the same mean, whichever is less: an old projector's brightness
-    flickers.
+    It is the smaller of two distances: of the frames as they are, and of both scaled to the same
+    mean, since an old projector's brightness flickers.
     """
     pairs = (previous, lightness), [x * (50 / max(x.mean(), 1)) for x in (previous, lightness)]
-    apart = []
+    distances = []
     for pair in pairs:
-        shares = [np.histogram(np.clip(x, 0, 159), 40, (0, 160))[0] / x.size for x in pair]
-        apart.append(float(np.abs(shares[1] - shares[0]).sum() / 2))
-    return min(apart)
+        one, other = (np.histogram(np.clip(x, 0, 159), 40, (0, 160))[0] / x.size for x in pair)
+        distances.append(float(np.abs(other - one).sum() / 2))
+    return min(distances)
 
 
-class Steady:
-    """Filters colour over time, less where the picture changes.
+class TemporalFilter:
+    """An exponential moving average of ab that forgets faster where lightness changes.
 
-    A place takes the share w = least + (1 − least) (1 − exp(−(d / change)²)) of its new colour,
-    where d is how much its lightness changed beyond the median of the whole frame, which the
-    flickering brightness of an old film moves; and all of it when another scene begins.
+    The new colour's weight at each place is w = min_blend + (1 − min_blend) (1 − exp(−(d / s)²)),
+    where s is `motion_scale` and d is the place's change of lightness beyond the median change of
+    the whole frame, which absorbs an old film's flickering brightness. A cut begins anew.
     """
 
-    def __init__(self, least: float = LEAST, change: float = CHANGE):
-        """Set the share of a still place, 0…1, where 1 filters nothing; and the change of L*."""
-        self.least, self.change = least, change
+    def __init__(self, min_blend: float = MIN_BLEND, motion_scale: float = MOTION_SCALE):
+        """Set up the filter before a first frame.
+
+        Args:
+            min_blend: the new colour's weight where nothing moves, 0…1; 1 filters nothing.
+            motion_scale: the change of L* at which the new colour gets most of the weight.
+        """
+        self.min_blend, self.motion_scale = min_blend, motion_scale
         self.lightness = self.ab = np.zeros(0)
 
     def __call__(self, lightness: np.ndarray, ab: np.ndarray) -> np.ndarray:
-        """The colour of the next frame.
+        """Filter the colour of the next frame.
 
         Args:
             lightness: of the network's copy, `rows columns`, L* in 0…100.
             ab: predicted for it, `h w 2`, where h and w divide rows and columns.
         """
-        if self.lightness.shape != lightness.shape or moved(self.lightness, lightness) > CUT:
+        if (
+            self.lightness.shape != lightness.shape
+            or histogram_distance(self.lightness, lightness) > CUT
+        ):
             self.ab = ab
         else:
             (rows, columns), change = ab.shape[:2], lightness - self.lightness
             change -= np.median(change)
             change = change.reshape(rows, len(change) // rows, columns, -1).mean((1, 3))
-            share = 1 - (1 - self.least) * np.exp(-((change / self.change) ** 2))
-            self.ab = self.ab + share[..., None] * (ab - self.ab)
+            weight = 1 - (1 - self.min_blend) * np.exp(-((change / self.motion_scale) ** 2))
+            self.ab = self.ab + weight[..., None] * (ab - self.ab)
         self.lightness = lightness
         return self.ab

@@ -19,7 +19,7 @@ from test_folder import weights  # noqa: F401  (a fixture: a network of strong c
 
 import colorize
 from colorjax import color
-from colorjax.media import frames, temporal
+from colorjax.media import film, temporal
 from colorjax.media.overlap import map_ahead, prefetch
 
 ROOT = Path(colorize.__file__).parent
@@ -243,9 +243,11 @@ def flicker(ab):
 
 def test_colour_stands_still_where_lightness_does():
     lightness, ab = still()
-    steadied = np.stack(list(map(temporal.Steady(), lightness, ab)))
+    steadied = np.stack(list(map(temporal.TemporalFilter(), lightness, ab)))
     assert flicker(steadied) < flicker(ab) / 5
-    assert np.allclose(np.stack(list(map(temporal.Steady(least=1), lightness, ab))), ab, atol=1e-4)
+    assert np.allclose(
+        np.stack(list(map(temporal.TemporalFilter(min_blend=1), lightness, ab))), ab, atol=1e-4
+    )
 
 
 def test_an_old_projectors_brightness_does_not_undo_it():
@@ -256,15 +258,15 @@ def test_an_old_projectors_brightness_does_not_undo_it():
         lightness + random.uniform(-5, 5, (len(ab), 1, 1)),
         dark * random.uniform(0.9, 1.1, (len(ab), 1, 1)),
     ):
-        steadied = np.stack(list(map(temporal.Steady(), flickering, ab)))
+        steadied = np.stack(list(map(temporal.TemporalFilter(), flickering, ab)))
         assert flicker(steadied) < flicker(ab) / 5
-        assert max(map(temporal.moved, flickering, flickering[1:])) < temporal.CUT
+        assert max(map(temporal.histogram_distance, flickering, flickering[1:])) < temporal.CUT
 
 
 def test_colour_follows_what_moves():
     lightness, ab = still(2)
     lightness[1, :4, :4] += 40
-    filter = temporal.Steady()
+    filter = temporal.TemporalFilter()
     first, second = filter(lightness[0], ab[0]), filter(lightness[1], ab[1])
     assert np.array_equal(first, ab[0])
     assert np.allclose(second[0, 0], ab[1, 0, 0], atol=1e-3)
@@ -275,9 +277,11 @@ def test_a_cut_begins_anew():
     lightness, ab = still(2)
     lightness[1] = 100 - lightness[1] / 2
     assert (
-        temporal.moved(lightness[0], lightness[0] + 1) < temporal.CUT < temporal.moved(*lightness)
+        temporal.histogram_distance(lightness[0], lightness[0] + 1)
+        < temporal.CUT
+        < temporal.histogram_distance(*lightness)
     )
-    filter = temporal.Steady()
+    filter = temporal.TemporalFilter()
     assert np.array_equal([filter(x, y) for x, y in zip(lightness, ab, strict=True)], ab)
 
 
@@ -357,7 +361,7 @@ def test_bad_films_get_a_sentence_and_write_nothing(weights, tmp_path, capsys, m
     def no(argv, *said):
         refused(capsys, colorize.main, [*argv, "--weights", weights], *said)
 
-    no([tmp_path / "nowhere.mp4", out], "nowhere.mp4", "no such file")
+    no([tmp_path / "nowhere.mp4", out], "nowhere.mp4", "No such file")
     no([text, out], "text.mp4", "no film")
     no([empty, out], "empty.mkv", "no film")
     no([cut, out], "cut.mp4", "no film")
@@ -448,14 +452,14 @@ def test_sound_of_an_unknown_kind_is_left_out(run, tmp_path):
 
 def test_interrupted_it_says_how_far_it_came(run, tmp_path, monkeypatch):
     source = make(tmp_path / "in.mp4", 40)
-    encode = frames.joined
+    merge = film._merged
 
-    def joined(*argv):
-        if argv[-1][0].pts >= 20 * 1024:  # of 10240 a second
+    def merged(colorizer, outcome, predicted):
+        if predicted[0].pts >= 20 * 1024:  # of 10240 a second
             raise KeyboardInterrupt
-        return encode(*argv)
+        return merge(colorizer, outcome, predicted)
 
-    monkeypatch.setattr(frames, "joined", joined)
+    monkeypatch.setattr(film, "_merged", merged)
     status, _, err = run(source, tmp_path / "out.mp4")
     assert status == 130 and "frame 20 of 40" in err and len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == [source]

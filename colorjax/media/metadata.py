@@ -1,0 +1,498 @@
+"""What a photograph carries beside its pixels, as bytes: EXIF, XMP, IPTC, comments, text.
+
+EXIF is a TIFF header and directories of entries; nothing in it is interpreted but what the pixels
+decide: orientation is applied and reset, the thumbnail left out. All else keeps its place, so that
+maker notes, which count from the start of the block, stay whole. Sources: Exif 2.32, TIFF 6.0,
+XMP Specification Part 3, PNG (third edition).
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, BinaryIO, NamedTuple
+
+# Bytes a value takes, by the type of an entry; 16 to 18 are BigTIFF's.
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_SIZES |= {16: 8, 17: 8, 18: 8}
+_LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_EXIF, _GPS, _INTEROPERABILITY, _MAKER_NOTE = 34665, 34853, 40965, 37500
+_ORIENTATION, _XMP, _IPTC, _PHOTOSHOP, _LAYERS = 274, 700, 33723, 34377, 37724
+# A TIFF's tags about how its pixels are stored and what colours they are.
+STRUCTURE = {*range(254, 267), 273, *range(277, 282), 284, *range(288, 294), 301, 330, 332, 334}
+STRUCTURE |= {*range(317, 329), *range(336, 348), *range(512, 533), 559, *range(32995, 32999)}
+STRUCTURE |= {_XMP, _IPTC, _PHOTOSHOP, 34675, _LAYERS}
+# Of EXIF what describes a JPEG's encoding, and is not allowed in a TIFF: components, bits a pixel,
+# width, height, rules of interoperability.
+_OF_JPEG = {37121, 37122, 40962, 40963, _INTEROPERABILITY}
+_RESOURCES = {1033, 1036, 1039}  # of Photoshop about the old pixels: thumbnails, ICC profile
+_XMP_KEYWORD = b"XML:com.adobe.xmp"
+
+
+class Entry(NamedTuple):
+    """One tag of a directory: type, number of values, their bytes in the file's order, place."""
+
+    kind: int
+    count: int
+    data: bytes
+    offset: int = 0
+
+
+Directory = dict[int, Any]  # tag -> Entry, or a Directory of its own
+
+
+@dataclass
+class Carried:
+    """What a file carries beside pixels, resolution and colour profile."""
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    comments: tuple[bytes, ...] = ()
+    text: tuple[tuple[bytes, bytes], ...] = ()
+    orientation: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+def header(file: BinaryIO) -> tuple[str, bool, int]:
+    """Byte order, whether it is BigTIFF, place of the first directory; ValueError if no TIFF."""
+    file.seek(0)
+    start = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(start[:2])
+    if not order or len(start) < 8:
+        raise ValueError("no TIFF header")
+    version = struct.unpack_from(order + "H", start, 2)[0]
+    if version == 42:
+        return order, False, struct.unpack_from(order + "I", start, 4)[0]
+    if version == 43 and len(start) == 16:
+        return order, True, struct.unpack_from(order + "Q", start, 8)[0]
+    raise ValueError("no TIFF header")
+
+
+def directory(
+    file: BinaryIO, offset: int, order: str, big: bool = False, strict: bool = False
+) -> tuple[Directory, int]:
+    """The entries of the directory there, and where the next is; entries that are damaged miss.
+
+    Raises:
+        ValueError: no directory is there; if `strict`, what says how pixels are stored is damaged.
+    """
+    end = file.seek(0, 2)
+    file.seek(offset)
+    head, width = ("Q", 20) if big else ("H", 12)
+    word = "Q" if big else "I"
+    inline = struct.calcsize(word)
+    start = file.read(struct.calcsize(head))
+    if not 0 < offset < end or len(start) < struct.calcsize(head):
+        raise ValueError("a directory lies outside of the file")
+    (count,) = struct.unpack(order + head, start)
+    table = file.read(min(count, 65536) * width + inline)
+    if strict and len(table) < count * width:
+        raise ValueError("truncated: its directory is not whole")
+    entries: Directory = {}
+    for place in range(0, min(count * width, len(table) - width + 1), width):
+        tag, kind, number = struct.unpack_from(f"{order}HH{word}", table, place)
+        size = _SIZES.get(kind, 0) * number
+        at = offset + len(start) + place + width - inline
+        if size > inline:
+            (at,) = struct.unpack_from(order + word, table, place + width - inline)
+        if not size or at + size > end:
+            if strict and size and tag in STRUCTURE:
+                raise ValueError("truncated: its directory names what lies beyond its end")
+            continue
+        file.seek(at)
+        entries.setdefault(tag, Entry(kind, number, file.read(size), at))
+    rest = table[count * width :]
+    following = struct.unpack(order + word, rest)[0] if len(rest) == inline else 0
+    return entries, following
+
+
+def numbers(entry: Entry | None, order: str) -> tuple[int, ...]:
+    """The whole numbers of an entry; none if it is missing or of another type."""
+    letter = _LETTERS.get(entry.kind) if entry else None
+    return struct.unpack(f"{order}{entry.count}{letter}", entry.data) if entry and letter else ()
+
+
+def tree(file: BinaryIO, offset: int, order: str, big: bool = False) -> Directory:
+    """The directory there with those of EXIF, GPS and interoperability inside, in classic types."""
+    found: Directory = {}
+    for tag, entry in directory(file, offset, order, big)[0].items():
+        if tag in (_EXIF, _GPS, _INTEROPERABILITY):
+            with suppress(ValueError, IndexError):
+                if inside := tree(file, numbers(entry, order)[0], order, big):
+                    found[tag] = inside
+        elif entry.kind > 13:
+            kind = 9 if entry.kind == 17 else 4
+            with suppress(struct.error):  # beyond 32 bits
+                values = numbers(entry, order)
+                data = struct.pack(f"{order}{entry.count}{_LETTERS[kind]}", *values)
+                found[tag] = Entry(kind, entry.count, data)
+        else:
+            found[tag] = entry
+    return found
+
+
+def pack(root: Directory, order: str) -> bytes:
+    """A classic TIFF block of directories; a maker note keeps its place if that is near enough."""
+    note = root.get(_EXIF, {}).get(_MAKER_NOTE, Entry(7, 0, b""))
+    start, stop = note.offset, note.offset + len(note.data)
+    if not 8 <= start < 60000:
+        start = stop = 0
+    block = bytearray((b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8))
+
+    def reserve(size: int) -> int:
+        at = len(block) + len(block) % 2
+        if at < stop and at + size > start:
+            at = stop + stop % 2
+        block.extend(bytes(at + size - len(block)))
+        return at
+
+    def place(entries: Directory) -> int:
+        at = reserve(6 + 12 * len(entries))
+        struct.pack_into(order + "H", block, at, len(entries))
+        for row, (tag, entry) in enumerate(sorted(entries.items())):
+            if isinstance(entry, dict):
+                kind, count, data = 4, 1, struct.pack(order + "I", place(entry))
+            else:
+                kind, count, data = entry.kind, entry.count, entry.data
+            if len(data) > 4:
+                where = start if entry is note and start else reserve(len(data))
+                block.extend(bytes(max(0, where + len(data) - len(block))))
+                block[where : where + len(data)] = data
+                data = struct.pack(order + "I", where)
+            values = (tag, kind, count, data.ljust(4, b"\0"))
+            struct.pack_into(order + "HHI4s", block, at + 2 + 12 * row, *values)
+        return at
+
+    struct.pack_into(order + "I", block, 4, place(root))
+    return bytes(block)
+
+
+def _extent(entries: Directory) -> int:
+    """Where the last value of the directories ends."""
+    ends = [
+        _extent(entry) if isinstance(entry, dict) else entry.offset + len(entry.data)
+        for entry in entries.values()
+    ]
+    return max(ends, default=0)
+
+
+def _entry_places(block: bytearray, offset: int, order: str) -> dict[int, int]:
+    """Tag -> where in the block its entry of 12 bytes lies."""
+    (count,) = struct.unpack_from(order + "H", block, offset)
+    places = range(offset + 2, min(offset + 2 + 12 * count, len(block) - 11), 12)
+    return {struct.unpack_from(order + "H", block, place)[0]: place for place in places}
+
+
+def _swap(block: bytearray, places: dict[int, int], one: int, other: int) -> None:
+    if one in places and other in places:
+        first, second = (slice(places[tag] + 2, places[tag] + 12) for tag in (one, other))
+        block[first], block[second] = block[second], block[first]
+
+
+def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, int | None]:
+    """An EXIF block for the upright picture, and the orientation that it had, None if none.
+
+    Only these bytes change: orientation becomes 1; resolutions and sizes across and down change
+    places if the picture is turned by a quarter; the directory of the thumbnail is cut off.
+
+    Args:
+        exif: with or without the six bytes before its TIFF header.
+        orientation: which holds in place of the block's own.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    block = bytearray(exif.removeprefix(b"Exif\0\0"))
+    file = BytesIO(block)
+    order, big, start = header(file)
+    entries, thumbnail = directory(file, start, order)
+    if big or (not entries and thumbnail == 0 and len(block) > 20):
+        raise ValueError("no entries")
+    if not entries:
+        return None, None
+    places = _entry_places(block, start, order)
+    own = numbers(entries.get(_ORIENTATION), order)
+    own = own[0] if own and own[0] in range(1, 9) else None
+    orientation = orientation or own or 1
+    if _ORIENTATION in places and _ORIENTATION in entries:
+        value = struct.pack(order + "HHIHH", _ORIENTATION, 3, 1, 1, 0)
+        block[places[_ORIENTATION] : places[_ORIENTATION] + 12] = value
+    if orientation > 4:
+        _swap(block, places, 282, 283)
+        with suppress(struct.error, IndexError):
+            inside = numbers(entries[_EXIF], order)[0] if _EXIF in entries else 0
+            _swap(block, _entry_places(block, inside, order) if inside else {}, 40962, 40963)
+    if thumbnail:
+        (count,) = struct.unpack_from(order + "H", block, start)
+        struct.pack_into(order + "I", block, start + 2 + 12 * count, 0)
+        with suppress(ValueError, struct.error, IndexError):
+            small, _ = directory(file, thumbnail, order)
+            (count,) = struct.unpack_from(order + "H", block, thumbnail)
+            data, size = (numbers(small.get(tag), order)[0] for tag in (513, 514))
+            ends = (thumbnail + 6 + 12 * count, data + size, _extent(small))
+            kept = max(_extent(tree(file, start, order)), *_directory_ends(file, start, order))
+            # What nobody names may be a maker's, so the end is cut only if all of it is known.
+            if kept <= min(thumbnail, data) and max(ends) + 4 >= len(block):
+                del block[kept:]
+    return bytes(block), own
+
+
+def _directory_ends(file: BinaryIO, offset: int, order: str) -> Iterator[int]:
+    entries, _ = directory(file, offset, order)
+    yield offset + 6 + 12 * len(entries)
+    for tag in (_EXIF, _GPS, _INTEROPERABILITY):
+        for inside in numbers(entries.get(tag), order)[:1]:
+            with suppress(ValueError):
+                yield from _directory_ends(file, inside, order)
+
+
+def of_tiff(
+    file: BinaryIO, root: Directory, order: str, big: bool, size: tuple[int, int]
+) -> Carried:
+    """What a TIFF's first directory says of the picture of that width and height."""
+    carried = Carried()
+    xmp, iptc, blocks = (getattr(root.get(tag), "data", b"") for tag in (_XMP, _IPTC, _PHOTOSHOP))
+    own = numbers(root.get(_ORIENTATION), order)
+    carried.orientation = own[0] if own and own[0] in range(1, 9) else 1
+    if xmp:
+        carried.xmp, by_xmp = upright_xmp(xmp.rstrip(b"\0"))
+        carried.orientation = carried.orientation if own else by_xmp or 1
+    carried.iptc = resources(blocks, iptc)
+    if _LAYERS in root:
+        carried.notes.append("its Photoshop layers are left out: what they show together is used")
+    found = tree(file, header(file)[2], order, big)
+    kept = {tag: entry for tag, entry in found.items() if tag not in STRUCTURE}
+    if set(kept) - {_ORIENTATION, 282, 283, 296, 297}:
+        # What the EXIF of a JPEG must hold, true of any that comes of this.
+        kept.setdefault(531, Entry(3, 1, struct.pack(order + "H", 1)))
+        if inside := kept.get(_EXIF):
+            inside.setdefault(37121, Entry(7, 4, b"\1\2\3\0"))
+            for tag, side in zip((40962, 40963), size, strict=True):
+                inside.setdefault(tag, Entry(4, 1, struct.pack(order + "I", side)))
+        carried.exif, _ = upright(pack(kept, order), carried.orientation)
+    return carried
+
+
+def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
+    """An EXIF block to begin a TIFF with: the block, its byte order, entries of its first level.
+
+    The block's own first directory is not used in place; the others are, by their places, after
+    what is not allowed in a TIFF was taken out of them.
+    """
+    block = bytearray(exif.removeprefix(b"Exif\0\0"))
+    file = BytesIO(block)
+    order, _, start = header(file)
+    entries, _ = directory(file, start, order)
+    for inside in numbers(entries.get(_EXIF), order)[:1]:
+        with suppress(ValueError, struct.error):
+            places = _entry_places(block, inside, order)
+            rows = [bytes(block[at : at + 12]) for tag, at in places.items() if tag not in _OF_JPEG]
+            end = inside + 2 + 12 * len(places)
+            table = struct.pack(order + "H", len(rows)) + b"".join(rows) + block[end : end + 4]
+            block[inside : inside + len(table)] = table
+    return bytes(block), order, {tag: e for tag, e in entries.items() if tag not in STRUCTURE}
+
+
+def resources(blocks: bytes, iptc: bytes = b"") -> bytes | None:
+    """Photoshop's image resources without those about the old pixels; with IPTC if they lack it."""
+    kept, place = b"", 0
+    while blocks[place : place + 4] == b"8BIM" and place + 12 <= len(blocks):
+        name = 1 + blocks[place + 6]
+        start = place + 6 + name + name % 2
+        if start + 4 > len(blocks):
+            break
+        (size,) = struct.unpack_from(">I", blocks, start)
+        end = start + 4 + size + size % 2
+        (number,) = struct.unpack_from(">H", blocks, place + 4)
+        if number not in _RESOURCES and start + 4 + size <= len(blocks):
+            kept += blocks[place:end].ljust(end - place, b"\0")
+        place = end
+    if iptc and iptc_of(kept) is None:
+        kept += b"8BIM\4\4\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
+    return kept or None
+
+
+def iptc_of(blocks: bytes) -> bytes | None:
+    """The IPTC record (IIM) among Photoshop's image resources."""
+    place = blocks.find(b"8BIM\4\4")
+    if place < 0 or place + 7 > len(blocks):
+        return None
+    start = place + 6 + (blocks[place + 6] + 2) // 2 * 2
+    size = int.from_bytes(blocks[start : start + 4])
+    return blocks[start + 4 : start + 4 + size]
+
+
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>\s*))([1-8])(?=\s*[\"'<])")
+
+
+def upright_xmp(xmp: bytes) -> tuple[bytes, int | None]:
+    """XMP for the upright picture, and the orientation that it had."""
+    found = _XMP_ORIENTATION.search(xmp)
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp), int(found[2]) if found else None
+
+
+def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, place and size of the data of each chunk of a PNG."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", head)
+        place = file.tell()
+        yield kind, place, size
+        if kind == b"IEND":
+            return
+        file.seek(place + size + 4)
+
+
+def _of_png(file: BinaryIO, carried: Carried) -> None:
+    text = []
+    for kind, place, size in png_chunks(file):
+        if kind not in (b"tEXt", b"zTXt", b"iTXt") or size > 2**26:
+            continue
+        file.seek(place)
+        data = file.read(size)
+        keyword, _, value = data.partition(b"\0")
+        if keyword == _XMP_KEYWORD and kind == b"iTXt":
+            with suppress(zlib.error):
+                packet = value[2:].split(b"\0", 2)[2] if value.count(b"\0", 2) >= 2 else b""
+                carried.xmp = zlib.decompress(packet) if value[:1] == b"\1" else packet
+        elif keyword in (b"Raw profile type exif", b"Raw profile type APP1"):
+            with suppress(ValueError, zlib.error, IndexError):
+                value = zlib.decompress(value[1:]) if kind == b"zTXt" else value
+                raw = bytes.fromhex("".join(value.decode("latin-1").split("\n")[3:]))
+                if raw.startswith(b"Exif\0\0"):
+                    carried.exif = carried.exif or raw
+        elif len(data) == size:
+            text.append((kind, data))
+    carried.text = tuple(text)
+
+
+def _of_jpeg(image: Any, carried: Carried) -> None:
+    blocks = b""
+    for name, data in image.applist:
+        if name == "APP13" and data.startswith(b"Photoshop 3.0\0"):
+            blocks += data[14:]
+        elif name == "COM":
+            carried.comments += (data,)
+        elif name == "APP1" and data.startswith(b"http://ns.adobe.com/xmp/extension/\0"):
+            carried.notes.append("its XMP is in several parts, of which the first is kept")
+        elif name == "APP11" and b"c2pa" in data[:99]:
+            carried.notes.append("its content credentials hold for the original and are not kept")
+    carried.iptc = resources(blocks)
+    carried.notes[:] = dict.fromkeys(carried.notes)
+
+
+# The identifiers of boxes of JPEG 2000.
+_JP2_EXIF = b"JpgTiffExif->JP2"
+_JP2_XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_JP2_IPTC = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
+
+
+def boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind and bounds of the content of each box of a JPEG 2000, HEIC or AVIF file."""
+    while start + 8 <= stop:
+        file.seek(start)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        content = start + 8
+        if size == 1:
+            size, content = int.from_bytes(file.read(8)), start + 16
+        end = stop if size == 0 else start + size
+        if not content <= end <= stop:
+            return
+        yield kind, content, end
+        start = end
+
+
+def _of_jp2(image: Any, file: BinaryIO, carried: Carried) -> None:
+    for kind, start, end in boxes(file, 0, file.seek(0, 2)):
+        if kind == b"uuid":
+            file.seek(start)
+            name, data = file.read(16), file.read(end - start - 16)
+            if name == _JP2_EXIF:
+                carried.exif = data
+            elif name == _JP2_XMP:
+                carried.xmp = data
+            elif name == _JP2_IPTC:
+                carried.iptc = resources(b"", data)
+        elif kind == b"jp2h":
+            for inner, first, last in boxes(file, start, end):
+                file.seek(first)
+                if inner == b"colr" and file.read(3)[:1] == b"\2":
+                    image.info["icc_profile"] = file.read(last - first - 3)
+
+
+def of(image: Any, file: BinaryIO) -> Carried:
+    """What an image that Pillow has opened carries, made to fit the upright picture."""
+    info, orientation = image.info, None
+    comment = info.get("comment")
+    carried = Carried(info.get("exif") or None, info.get("xmp") or info.get("XML:com.adobe.xmp"))
+    if image.format in ("JPEG", "MPO"):
+        _of_jpeg(image, carried)
+    elif image.format == "PNG":
+        _of_png(file, carried)
+    elif image.format == "JPEG2000":
+        _of_jp2(image, file, carried)
+    elif image.format == "AVIF":  # whose own orientation holds; Pillow's EXIF is written anew
+        carried.exif, orientation, carried.xmp = image._decoder.get_info()[5:8]
+    elif image.format == "HEIF":
+        orientation = 1  # applied by what decodes it
+    elif isinstance(comment, bytes) and comment:
+        carried.comments = (comment,)
+    if isinstance(carried.xmp, str):
+        carried.xmp = carried.xmp.encode()
+    by_xmp = None
+    if carried.xmp:
+        carried.xmp, by_xmp = upright_xmp(carried.xmp.rstrip(b"\0"))
+    if carried.exif:
+        try:
+            carried.exif, own = upright(carried.exif, orientation)
+            orientation = orientation or own
+        except (ValueError, struct.error):
+            if len(carried.exif) > 22:  # 22 bytes hold nothing
+                carried.notes.append("its EXIF is damaged and was not kept")
+            carried.exif = None
+    carried.orientation = orientation or by_xmp or 1
+    return carried
+
+
+def text_chunks(
+    xmp: bytes | None, comments: tuple[bytes, ...], text: tuple[tuple[bytes, bytes], ...]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and data of the chunks in which a PNG carries them."""
+    if xmp:
+        yield b"iTXt", _XMP_KEYWORD + bytes(5) + xmp
+    for comment in comments:
+        comment, latin = comment.rstrip(b"\0").replace(b"\0", b" "), False
+        try:
+            comment.decode("utf-8")
+        except UnicodeDecodeError:
+            latin = True
+        if latin or comment.isascii():
+            yield b"tEXt", b"Comment\0" + comment
+        else:
+            yield b"iTXt", b"Comment" + bytes(5) + comment
+    yield from text
+
+
+def comment_of(kind: bytes, data: bytes) -> bytes | None:
+    """What a PNG's text chunk says, if it is a comment, which a JPEG can carry."""
+    keyword, _, value = data.partition(b"\0")
+    if keyword != b"Comment" or kind == b"zTXt":
+        return None
+    return value if kind == b"tEXt" else value[2:].split(b"\0", 2)[-1]
+
+
+def segments(
+    exif: bytes | None, xmp: bytes | None, iptc: bytes | None, comments: tuple[bytes, ...] = ()
+) -> bytes:
+    """EXIF, XMP, IPTC and comments as the segments of a JPEG, each of at most 65,533 bytes."""
+    found = [(0xE1, b"Exif\0\0" + exif.removeprefix(b"Exif\0\0"))] if exif else []
+    found += [(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)] if xmp else []
+    iptc = iptc or b""
+    for place in range(0, len(iptc), 65000):
+        found.append((0xED, b"Photoshop 3.0\0" + iptc[place : place + 65000]))
+    found += [(0xFE, comment) for comment in comments]
+    return b"".join(struct.pack(">BBH", 255, kind, len(data) + 2) + data for kind, data in found)
