@@ -109,7 +109,7 @@ def folder(count: int, weights: str | None) -> dict:
     return {
         "photographs": count,
         "size": f"{PICTURE[1]} × {PICTURE[0]}",
-        "working_size": colorizer.working_size,
+        "working_size": colorizer.decoding.working_size,
         "per_second": round(count / whole, 1),
         "network_per_second": round(count / network, 1),
         "share_of_network": round(network / whole, 3),

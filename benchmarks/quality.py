@@ -287,7 +287,8 @@ def run(argv: list[str] | None) -> int:
         for size in options.working_size or [None]:
             named = f"{name} at {size}" if len(options.working_size) > 1 else name
             loaded = Colorizer.load(path, size)
-            rarity = checkpoint.read_header(path or DEFAULT_WEIGHTS)[1].get("rarity", 0)
+            decoding = loaded.decoding
+            rarity = decoding.rarity_power
             bins = loaded.network.head == "bins"
             networks[named] = {named: loaded} | {
                 f"{named}, T {t:g}" + (f", rarity {r:g}" if r else ""): Colorizer.load(
@@ -295,14 +296,14 @@ def run(argv: list[str] | None) -> int:
                 )
                 for t in options.temperatures
                 for r in options.rarities
-                if bins and (t, 1, r) != (loaded.temperature, loaded.saturation, rarity)
+                if bins and (t, 1, r) != (decoding.temperature, decoding.saturation, rarity)
             }
             content = Path(path or DEFAULT_WEIGHTS).read_bytes()
             used[named] = {
                 "sha256": hashlib.sha256(content).hexdigest(),
-                "working_size": loaded.working_size,
-                "temperature": loaded.temperature if bins else None,
-                "saturation": loaded.saturation,
+                "working_size": decoding.working_size,
+                "temperature": decoding.temperature if bins else None,
+                "saturation": decoding.saturation,
                 "rarity": rarity,
             }
     images = load(options.data, options.size)

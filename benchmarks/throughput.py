@@ -36,6 +36,7 @@ import timing
 
 from colorjax import colorizer, config, model, step
 from colorjax.extra import gan
+from colorjax.palette import Decoding
 
 MODES = ("train", "infer")
 HEADS = {"paper": "ab", "unet": "ab", "vivid": "bins", "gan": "bins"}
@@ -140,14 +141,14 @@ def case(
         params = jax.device_put(model.init(0, network), whole)
         data = [random.uniform(0, 100, (batch, size, size)).astype(np.float32) for _ in range(2)]
         sets = [jax.device_put(lightness, split) for lightness in data]
-        temperature = jnp.float32(0.5)
+        decoding = Decoding()
         predict = colorizer._predict
-        work = flops.count(lambda p, x: predict(p, network, x, dtype, temperature), params, sets[0])
-        program, seconds, memory = compiled(predict, params, network, sets[0], dtype, temperature)
+        work = flops.count(lambda p, x: predict(p, network, x, dtype, decoding), params, sets[0])
+        program, seconds, memory = compiled(predict, params, network, sets[0], dtype, decoding)
 
         def calls(count: int) -> None:
             for number in range(count):
-                result = program(params, sets[number % 2], temperature)
+                result = program(params, sets[number % 2], decoding)
             jax.block_until_ready(result)
 
     known = {

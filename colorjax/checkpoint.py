@@ -1,8 +1,8 @@
 """Weights in one file, and training state that can be resumed.
 
 Weights are safetensors: parameters under their dotted names, and in the header, as JSON, the
-network's configuration and a summary of how they were trained, so that one file is enough. They
-are data, never code. Training state is kept by orbax, atomically and asynchronously; orbax is
+network's configuration, how its output becomes colour and a summary of how it was trained, so that
+one file is enough. They are data, never code. Training state is kept by orbax, atomically and asynchronously; orbax is
 imported only there, so that colouring a photograph never loads it.
 """
 
@@ -23,6 +23,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from colorjax import model
+from colorjax.model import NetworkConfig
+from colorjax.palette import Decoding
+
 Tree = dict[str, Any]
 
 
@@ -37,7 +41,14 @@ def _flat(tree: Tree) -> Tree:
     return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def save_weights(path: str | Path, params: Tree, network: Tree, summary: Tree, dtype="float32"):
+def save_weights(
+    path: str | Path,
+    params: Tree,
+    network: Tree,
+    summary: Tree,
+    dtype: str = "float32",
+    decoding: Decoding | None = None,
+) -> None:
     """Write parameters whole or not at all.
 
     Args:
@@ -46,9 +57,16 @@ def save_weights(path: str | Path, params: Tree, network: Tree, summary: Tree, d
         network: the network's configuration, JSON.
         summary: how they were trained, JSON.
         dtype: of the file's numbers; float16 halves its size.
+        decoding: how their output becomes colour; without it the file is as older ones are, whose
+            summary says so.
     """
     tensors = {name: np.asarray(value).astype(dtype) for name, value in _flat(params).items()}
-    metadata = {"network": json.dumps(network), "summary": json.dumps(summary)}
+    header = {"network": network, "summary": summary}
+    if decoding is not None:
+        values, weights = dict(vars(decoding)), decoding.bin_weights
+        values["bin_weights"] = None if weights is None else [float(f"{w:.6g}") for w in weights]
+        header["decoding"] = values
+    metadata = {name: json.dumps(value) for name, value in header.items()}
     temporary = Path(f"{path}.tmp{os.getpid()}")
     try:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
@@ -57,8 +75,8 @@ def save_weights(path: str | Path, params: Tree, network: Tree, summary: Tree, d
         temporary.unlink(missing_ok=True)
 
 
-def read_header(path: str | Path) -> tuple[Tree, Tree]:
-    """The network's configuration and the training summary of a file of weights.
+def read_header(path: str | Path) -> tuple[NetworkConfig, Decoding, Tree]:
+    """The network, how its output becomes colour, and the training summary of a file of weights.
 
     Raises:
         WeightsError: there is no such file, or it holds no weights of this project.
@@ -67,9 +85,9 @@ def read_header(path: str | Path) -> tuple[Tree, Tree]:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
         network, summary = json.loads(metadata["network"]), json.loads(metadata["summary"])
+        decoding = json.loads(metadata["decoding"]) if "decoding" in metadata else None
         if not (isinstance(network, dict) and isinstance(summary, dict)):
             raise ValueError("its header is not train.py's")
-        return network, summary
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
     except KeyError:
@@ -78,6 +96,41 @@ def read_header(path: str | Path) -> tuple[Tree, Tree]:
         ) from None
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} is not a file of weights: {error}") from None
+    try:
+        config = NetworkConfig(**network)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path} holds another network: {error}") from None
+    try:
+        return config, _decoding(decoding or _older(summary)), summary
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _older(summary: Tree) -> Tree:
+    """The decoding of files that have it in their summary, under these names."""
+    names = {"rarity_power": "rarity", "bin_weights": "rarity_weights"}
+    names |= {name: name for name in ("saturation", "temperature", "working_size")}
+    found = {name: summary[old] for name, old in names.items() if old in summary}
+    # In training the network saw crops, so things were larger.
+    return {"working_size": 3 * summary.get("size", 64) // 2} | found
+
+
+def _decoding(values: Tree) -> Decoding:
+    weights = values.get("bin_weights")
+    weights = None if weights is None else np.asarray(weights, np.float32)
+    decoding = Decoding(**values | {"bin_weights": weights})
+    decoding.check()
+    return decoding
+
+
+def load(path: str | Path) -> tuple[Tree, NetworkConfig, Decoding, Tree]:
+    """What a file of weights holds: its parameters as float32, and what `read_header` gives.
+
+    Raises:
+        WeightsError: the file is not one of this project's weights.
+    """
+    header = read_header(path)
+    return load_weights(path, model.shapes(header[0])), *header
 
 
 def load_weights(path: str | Path, expected: Tree) -> Tree:

@@ -6,9 +6,9 @@ piece, so memory does not depend on what the network would need for all of it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from math import inf, log
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from math import log
 from pathlib import Path
 
 import jax
@@ -19,6 +19,7 @@ from PIL import Image
 from colorjax import checkpoint, color, hints, model, palette
 from colorjax.hints import Hint
 from colorjax.model import NetworkConfig, Params
+from colorjax.palette import AS_PREDICTED, Decoding
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "colorjax.safetensors"
 
@@ -70,25 +71,23 @@ def _lightness(pixels: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(1, 3))
 def _predict(
-    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, temperature: jax.Array
+    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
 ) -> tuple[jax.Array, jax.Array | None]:
     """Lightness `B H W` → ab `B h w 2`, and the entropy of its bins `B h w`, if it has any."""
     output = model.apply(params, network, lightness, jnp.dtype(dtype))
-    if network.head == "ab":
-        return output, None
-    return palette.annealed_mean(output, temperature), palette.entropy(output)
+    ab = palette.decode(output, network.head, decoding)
+    return ab, palette.entropy(output) if network.head == "bins" else None
 
 
 @partial(jax.jit, static_argnums=(1, 3))
 def _analyze(
-    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, temperature: jax.Array
+    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """Lightness `B H W` → ab `B h w 2`, the bins' probabilities, if there are any, features."""
     output, _, features = model.predict_with_features(params, network, lightness, jnp.dtype(dtype))
-    if network.head == "ab":
-        return output, None, features
-    ab = palette.annealed_mean(output, temperature)
-    return ab, jax.nn.softmax(output), features.astype(jnp.float32)
+    ab = palette.decode(output, network.head, decoding)
+    probabilities = jax.nn.softmax(output) if network.head == "bins" else None
+    return ab, probabilities, features.astype(jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Analysis:
     features: np.ndarray  # h w C
     probabilities: np.ndarray | None  # h w 261, of the bins; None for a network without
 
-    @property
+    @cached_property
     def spread(self) -> np.ndarray | None:
         """Standard deviation of the predicted distribution in ab, `h w`."""
         if self.probabilities is None:
@@ -138,37 +137,14 @@ class Colorizer:
         rgb = colorizer(grey)  # uint8 H W → uint8 H W 3
     """
 
-    def __init__(
-        self,
-        params: Params,
-        network: NetworkConfig,
-        working_size: int = 128,
-        temperature: float = 1.0,
-        saturation: float = 1.0,
-    ):
-        """Hold parameters and the network they belong to.
-
-        Args:
-            params: as `model.init` or `checkpoint.load_weights` give them.
-            network: their configuration.
-            working_size: side in pixels of the square whose area the network's copy has.
-            temperature: above 0, of a network with bins: 1 takes the mean of the colours it
-                thinks likely, towards 0 the likeliest.
-            saturation: factor on ab, 0 or more.
+    def __init__(self, params: Params, network: NetworkConfig, decoding: Decoding = AS_PREDICTED):
+        """Hold parameters, the network they belong to, and how its output becomes colour.
 
         Raises:
-            ValueError: one of them is out of range.
+            ValueError: a value of the decoding is out of range.
         """
-        usual = isinstance(working_size, int) and 16 <= working_size <= 2048
-        for name, value, holds, what in (
-            ("working size", working_size, usual, "a whole number from 16 to 2048"),
-            ("temperature", temperature, 0 < temperature < inf, "above 0"),
-            ("saturation", saturation, 0 <= saturation < inf, "0 or more"),
-        ):
-            if not holds:
-                raise ValueError(f"{name} is {value}: it must be {what}")
-        self.params, self.network, self.working_size = params, network, working_size
-        self.temperature, self.saturation = temperature, saturation
+        decoding.check()
+        self.params, self.network, self.decoding = params, network, decoding
         self.dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
 
     @classmethod
@@ -178,46 +154,37 @@ class Colorizer:
         working_size: int | None = None,
         temperature: float | None = None,
         saturation: float | None = None,
-        rarity: float | None = None,
+        rarity_power: float | None = None,
     ) -> "Colorizer":
         """Read a file of weights, those that come with the package unless another is named.
 
         Args:
             weights: a `.safetensors` file that `train.py` wrote.
-            working_size: see `__init__`; unless given, half again the size that the weights were
-                trained at: in training the network saw crops, so things were larger.
-            temperature: see `__init__`; unless given, what the weights say, or 1.
-            saturation: likewise; it is calibrated after training.
-            rarity: likewise; a power of the weights of rare colours in training, that multiplies
-                their probabilities (`palette.adjust_logits`); 0 leaves them as predicted.
+            working_size: this and the others replace what the file says; see `palette.Decoding`.
+            temperature: of a network with bins.
+            saturation: of any network.
+            rarity_power: of a network with bins; 0 leaves its probabilities as predicted.
 
         Raises:
-            checkpoint.WeightsError: the file is no such weights, or lacks bins that are needed.
+            checkpoint.WeightsError: the file is no such weights, or a value is out of range, or
+                the network lacks the bins that it is about.
         """
         path = Path(DEFAULT_WEIGHTS if weights is None else weights)
-        params, network, summary = model.load(path)
-        if network.head == "ab" and (temperature, rarity) != (None, None):
+        params, network, decoding, _ = checkpoint.load(path)
+        if network.head == "ab" and (temperature, rarity_power) != (None, None):
             raise checkpoint.WeightsError(
                 f"{path} has no bins, hence no temperature or rarity to "
                 "set: its network predicts ab itself"
             )
-        rarity = summary.get("rarity", 0.0) if rarity is None else rarity
-        if rarity and "rarity_weights" not in summary:
-            raise checkpoint.WeightsError(
-                f"{path} does not say how rare colours were weighted in "
-                "training, hence no rarity to set"
-            )
+        given = {
+            "working_size": working_size,
+            "temperature": temperature,
+            "saturation": saturation,
+            "rarity_power": rarity_power,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
         try:
-            if rarity:
-                weighted = jnp.asarray(summary["rarity_weights"], jnp.float32)
-                params["head"]["bias"] = palette.adjust_logits(
-                    params["head"]["bias"], weighted, rarity
-                )
-            if (size := working_size) is None:
-                size = summary.get("working_size", 3 * summary.get("size", 64) // 2)
-            given = ("temperature", temperature), ("saturation", saturation)
-            values = (summary.get(name, 1.0) if value is None else value for name, value in given)
-            return cls(params, network, size, *values)
+            return cls(params, network, replace(decoding, **given))
         except (TypeError, ValueError) as error:
             raise checkpoint.WeightsError(f"{path}: {error}") from None
 
@@ -252,23 +219,23 @@ class Colorizer:
         """
         image = np.asarray(image)
         if analysis is None and not hints:
-            lightness, filled = self.to_network_input(image)
+            lightness, content_fraction = self.to_network_input(image)
             ab = self.predict(lightness[None])[0][0]
         else:
             analysis = analysis or self.analyze(image)
-            ab, filled = analysis.ab, analysis.content_fraction
+            ab, content_fraction = analysis.ab, analysis.content_fraction
         ab = correct(ab, saturation, warmth, tint)
         if hints and analysis:
             ab = analysis.with_hints(image, ab, hints, reach)
-        return self.merge(image, ab, filled)
+        return self.merge(image, ab, content_fraction)
 
     def analyze(self, image: np.ndarray) -> Analysis:
         """What the network says of a photograph, for hints and suggestions."""
-        lightness, filled = self.to_network_input(image)
-        result = _analyze(self.params, self.network, lightness[None], self.dtype, self.temperature)
+        lightness, content_fraction = self.to_network_input(image)
+        result = _analyze(self.params, self.network, lightness[None], self.dtype, self.decoding)
         ab, probabilities, features = jax.device_get(result)
         probabilities = None if probabilities is None else probabilities[0]
-        return Analysis(lightness, filled, self.saturation * ab[0], features[0], probabilities)
+        return Analysis(lightness, content_fraction, ab[0], features[0], probabilities)
 
     def suggest(
         self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None
@@ -303,7 +270,7 @@ class Colorizer:
 
         Returns:
             Lightness of the network's copy, `rows columns`, L* in 0…100, of one of nine shapes;
-            and the shares of its rows and columns that the picture fills.
+            and the fractions of its rows and columns that the picture fills.
         """
         image = np.asarray(image)
         if image.dtype not in (np.uint8, np.uint16):
@@ -311,7 +278,7 @@ class Colorizer:
         if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
             raise ValueError(f"image has the shape {image.shape}: it must be H W or H W 3")
         height, width = image.shape[:2]
-        shapes = working_shapes(self.working_size, self.network.stride)
+        shapes = working_shapes(self.decoding.working_size, self.network.stride)
         rows, columns = min(shapes, key=lambda s: abs(log(s[1] / s[0] * height / width)))
         # Where filling all of it would stretch the picture by more, the rest repeats the border.
         stretch = columns / rows * height / width
@@ -338,9 +305,9 @@ class Colorizer:
             ab `B h w 2`; and how sure the network is, `B h w` in 0 (all bins alike) … 1 (one
             bin), None for a network without bins.
         """
-        result = _predict(self.params, self.network, lightness, self.dtype, self.temperature)
+        result = _predict(self.params, self.network, lightness, self.dtype, self.decoding)
         ab, entropy = jax.device_get(result)
-        return self.saturation * ab, None if entropy is None else 1 - entropy
+        return ab, None if entropy is None else 1 - entropy
 
     def explain(self, lightness: np.ndarray) -> dict[str, float]:
         """What lightness `rows columns` shows, as the network believes: labels → shares in 0…1.
@@ -357,10 +324,12 @@ class Colorizer:
         shares = jax.device_get(jax.nn.softmax(logits))[0]
         return {self.network.labels[place]: float(shares[place]) for place in np.argsort(-shares)}
 
-    def merge(self, image: np.ndarray, ab: np.ndarray, filled: tuple[float, float]) -> np.ndarray:
+    def merge(
+        self, image: np.ndarray, ab: np.ndarray, content_fraction: tuple[float, float]
+    ) -> np.ndarray:
         """The third part: scale ab `h w 2` up and join it to the image's lightness, in strips."""
         height, width = image.shape[:2]
-        box = filled[0] * ab.shape[0], filled[1] * ab.shape[1]
+        box = content_fraction[0] * ab.shape[0], content_fraction[1] * ab.shape[1]
         out = np.empty((height, width, 3), image.dtype)
         planes = [Image.fromarray(np.ascontiguousarray(ab[..., i])) for i in range(2)]
         strip = max(1, 4 * _PIECE // width)
@@ -384,26 +353,27 @@ def _padded(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray
     count = len(arrays[0])
     if count == length:
         return np.asarray(function(*arrays))
-    filled = (np.pad(a, ((0, length - count), *((0, 0),) * (a.ndim - 1))) for a in arrays)
-    return np.asarray(function(*filled))[:count]
+    padded = (np.pad(a, ((0, length - count), *((0, 0),) * (a.ndim - 1))) for a in arrays)
+    return np.asarray(function(*padded))[:count]
 
 
 def correct(
     ab: np.ndarray, saturation: float = 1.0, warmth: float = 0.0, tint: float = 0.0
 ) -> np.ndarray:
     """Corrections of a whole picture: ab `… 2` times saturation, tint added to a, warmth to b."""
-    return np.float32(saturation) * ab + np.float32([tint, warmth])
+    return np.asarray(saturation * ab + np.array([tint, warmth]), np.float32)
 
 
 def confidence_map(
-    confidence: np.ndarray, filled: tuple[float, float], shape: tuple[int, int]
+    confidence: np.ndarray, content_fraction: tuple[float, float], shape: tuple[int, int]
 ) -> np.ndarray:
     """Confidence `h w` in 0…1, as `Colorizer.predict` gives it, at a picture's size: uint8 `H W`.
 
-    Black is no idea, white is sure of one colour; `filled` comes from `to_network_input`.
+    Black is no idea, white is sure of one colour; `content_fraction` comes from `to_network_input`.
     """
     height, width = shape
-    box = (0.0, 0.0, filled[1] * confidence.shape[1], filled[0] * confidence.shape[0])
+    rows, columns = confidence.shape
+    box = (0.0, 0.0, content_fraction[1] * columns, content_fraction[0] * rows)
     plane = Image.fromarray(np.float32(255) * confidence)
     scaled = plane.resize((width, height), Image.Resampling.BICUBIC, box)
     return np.clip(np.round(np.asarray(scaled)), 0, 255).astype(np.uint8)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,8 +23,8 @@ from colorjax import color, palette
 
 # Kernels: lengths in lightness (0…1), in features (of length 1), in place (the root of the
 # picture's area is 1), and noise in units of a kernel's variance.
-_CAST_SHARE, _CAST_LIGHTNESS, _CAST_FEATURES, _CAST_NOISE = 0.4, 0.3, 0.6, 0.3
-_PLACE, _PLACE_LIGHTNESS, _PLACE_FEATURES, _PLACE_NOISE = 0.25, 0.2, 0.6, 0.05
+_CAST_SHARE, _CAST_LIGHTNESS, _CAST_FEATURES, _CAST_NOISE = 0.3, 0.3, 0.6, 0.3
+_PLACE, _PLACE_LIGHTNESS, _PLACE_FEATURES, _PLACE_NOISE = 0.33, 0.2, 0.6, 0.05
 # A residual as long as a dress's colour says little of the light: the first process sees it cut.
 _CAST_LONGEST = 15.0
 _USUAL_SPREAD = 12.0  # of the predicted distribution, in ab
@@ -55,11 +56,13 @@ class Hint:
         if not (isinstance(self.color, str) and re.fullmatch("#[0-9a-fA-F]{6}", self.color)):
             raise HintError(f"color is {self.color!r}: it must be like '#3a5f9a'")
         for name, low in (("x", -inf), ("y", -inf), ("radius", 0), ("reach", 1e-3), ("time", 0)):
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
             if value is None and name in ("reach", "time"):
                 continue
-            usual = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            number = float(value) if usual else inf
+            try:
+                number = inf if isinstance(value, bool | str) else float(value)
+            except (TypeError, OverflowError):
+                number = inf
             if not isfinite(number):
                 raise HintError(f"{name} is {value!r}: it must be a number")
             if number < low:

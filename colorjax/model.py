@@ -8,7 +8,6 @@ result depends on that picture alone.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colorjax import checkpoint, color
+from colorjax import color
 from colorjax.layers import (
     Conv,
     GlobalContext,
@@ -319,20 +318,6 @@ def init(seed: int, config: NetworkConfig, critic: bool = False) -> Params:
     return nnx.to_pure_dict(nnx.split(network, nnx.Param)[1])
 
 
-def load(path: str | Path) -> tuple[Params, NetworkConfig, dict[str, Any]]:
-    """What a file of weights holds: parameters, their network, and how they were trained.
-
-    Raises:
-        checkpoint.WeightsError: the file is not one of this project's weights.
-    """
-    header, summary = checkpoint.read_header(path)
-    try:
-        config = NetworkConfig(**header)
-    except (TypeError, ValueError) as error:
-        raise checkpoint.WeightsError(f"{path} holds another network: {error}") from None
-    return checkpoint.load_weights(path, shapes(config)), config, summary
-
-
 def apply(
     params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
 ) -> jax.Array:
@@ -347,7 +332,7 @@ def apply(
 
     Returns:
         By the network's head: ab, `B h w 2` in -128…128; or logits of the bins, `B h w 261`, for
-        `palette.annealed_mean`. Height and width are `config.reduction` times less, rounded up.
+        `palette.decode`. Height and width are `config.reduction` times less, rounded up.
     """
     return predict(params, config, lightness, dtype)[0]
 

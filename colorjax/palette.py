@@ -5,7 +5,9 @@ nearest to some sRGB colour, 261 of them, sorted by a, then b. The method is tha
 and Efros, "Colorful Image Colorization" (2016), whose 313 bins are counted in another way.
 """
 
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
+from math import inf
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +141,63 @@ def adjust_logits(logits: jax.Array, weights: jax.Array, power: float | jax.Arra
     learning via logit adjustment", 2021). Constant over a picture, so a head's bias serves as well.
     """
     return logits + power * jnp.log(weights)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("saturation", "temperature", "rarity_power", "bin_weights"),
+    meta_fields=("working_size",),
+)
+@dataclass(frozen=True)
+class Decoding:
+    """How a network's output becomes colour: calibrated after training, saved with the weights."""
+
+    saturation: float = 1.0  # factor on ab, 0 or more
+    temperature: float = 1.0  # above 0: 1 takes the mean of likely colours, towards 0 the likeliest
+    rarity_power: float = 0.0  # probabilities are multiplied by this power of the bins' weights
+    # float32 261, as `bin_weights` gives them for the photographs trained on; None: not known
+    bin_weights: np.ndarray | None = field(default=None, compare=False)
+    working_size: int = 128  # side of the square whose area the network's input has, in pixels
+
+    def check(self) -> None:
+        """Raise ValueError, which names the value, if one of them is out of range."""
+        size, weights = self.working_size, self.bin_weights
+        for name, value, holds, what in (
+            ("working size", size, _is_size(size), "a whole number from 16 to 2048"),
+            ("temperature", self.temperature, 0 < self.temperature < inf, "above 0"),
+            ("saturation", self.saturation, 0 <= self.saturation < inf, "0 or more"),
+            ("rarity", self.rarity_power, -inf < self.rarity_power < inf, "a finite number"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} is {value}: it must be {what}")
+        if weights is not None and (weights.shape != (261,) or not (weights > 0).all()):
+            raise ValueError("the bins' weights are not 261 numbers above 0")
+        if self.rarity_power and weights is None:
+            raise ValueError(
+                "it is not known how rare colours were weighted in training, hence no rarity to set"
+            )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and 16 <= value <= 2048
+
+
+AS_PREDICTED = Decoding()
+
+
+def decode(output: jax.Array, head: str, decoding: Decoding = AS_PREDICTED) -> jax.Array:
+    """A network's output → ab `B h w 2`, before it is fitted into the gamut.
+
+    Args:
+        output: ab `B h w 2` of head "ab"; logits `B h w 261` of head "bins".
+        head: of the network.
+        decoding: as predicted unless given. Of head "ab" only the saturation counts.
+    """
+    if head == "bins":
+        if decoding.bin_weights is not None:
+            output = adjust_logits(output, decoding.bin_weights, decoding.rarity_power)
+        output = annealed_mean(output, decoding.temperature)
+    return decoding.saturation * output
 
 
 def annealed_mean(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:

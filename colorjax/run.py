@@ -26,7 +26,7 @@ def initial_weights(settings: TrainConfig) -> tuple[model.Params, tuple[str, ...
     """The parameters that `--init` names, and the labels they know."""
     if not settings.init:
         return None
-    params, network, _ = model.load(settings.init)
+    params, network, *_ = checkpoint.load(settings.init)
     wanted = settings.network_config
     if dataclasses.replace(network, labels=()) != wanted:
         held, asked = (

@@ -79,7 +79,8 @@ def _psnr(images: jax.Array, ab: jax.Array) -> jax.Array:
 def by_network(photographs: Photographs, number: int, cells: np.ndarray, ab: np.ndarray):
     """Two Gaussian processes, as they ship."""
     analysis: Analysis = photographs.analyses[number]
-    marks = hints.Marks(*(cells.T + 0.5), ab, np.ones(len(cells)))
+    rows, columns = cells.T + 0.5
+    marks = hints.Marks(rows, columns, ab, np.ones(len(cells)))
     seen = analysis.lightness, analysis.features, analysis.spread
     return hints.spread_marks(analysis.ab, *seen, marks)
 
@@ -151,7 +152,7 @@ def at_random(photographs: Photographs, spread: Spread, counts: tuple[int, ...],
 
 
 def at_worst(photographs: Photographs, spread: Spread, counts: tuple[int, ...]):
-    """PSNR at each count, each hint where the error of a neighbourhood of 3 × 3 cells is largest."""
+    """PSNR at each count, each hint where the error of 3 × 3 cells is largest."""
     found, ab = {}, photographs.automatic
     cells = [np.zeros((0, 2), int) for _ in ab]
     for count in range(max(counts) + 1):
@@ -177,7 +178,8 @@ def _peaks(error: np.ndarray, known: np.ndarray, count: int) -> np.ndarray:
     """The worst places, `count 2`, apart from each other and from those known."""
     padded = np.pad(error, 1, mode="edge")
     side = len(error)
-    mean = sum(padded[y : y + side, x : x + side] for y in range(3) for x in range(3)) / 9
+    near = [padded[y : y + side, x : x + side] for y in range(3) for x in range(3)]
+    mean = np.mean(near, axis=0)
     mean[tuple(known.T)] = -1
     found = []
     for _ in range(count):

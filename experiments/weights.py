@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (0, 1)]
 
 import train
-from colorjax import checkpoint, model
+from colorjax import checkpoint
 
 # Pixels a side, share of the minutes, highest learning rate.
 STAGES = ((64, 0.5, 2e-3), (96, 0.5, 1.5e-3))
@@ -82,8 +82,9 @@ def main(argv: list[str] | None = None) -> int:
             return status
     last = options.out / str(STAGES[-1][0]) / "weights.safetensors"
     path = options.out / "colorjax.safetensors"
-    params, network, summary = model.load(last)
-    checkpoint.save_weights(path, params, dataclasses.asdict(network), summary, "float16")
+    params, network, decoding, summary = checkpoint.load(last)
+    header = dataclasses.asdict(network)
+    checkpoint.save_weights(path, params, header, summary, "float16", decoding)
     print(f"wrote {path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
     return 0
 

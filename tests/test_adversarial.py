@@ -210,7 +210,7 @@ def test_a_run_resumes_in_both_phases(whole, photographs, tmp_path, monkeypatch,
     same = [line for line in log(whole) if "psnr" in line]
     assert [line for line in lines if "psnr" in line] == same
     # The best of the adversarial phase is kept, whatever came before it.
-    _, summary = checkpoint.read_header(out / "weights.safetensors")
+    *_, summary = checkpoint.read_header(out / "weights.safetensors")
     assert summary["step"] >= 4
 
 
@@ -221,14 +221,14 @@ def test_it_starts_from_weights_of_the_same_network(whole, photographs, tmp_path
     assert all("critic" in line for line in log(out) if "loss" in line)
     said = capsys.readouterr().out
     assert "the last 2 beside a critic" in said and "AuC" in said
-    started = checkpoint.read_header(whole / "weights.safetensors")[1]
+    started = checkpoint.read_header(whole / "weights.safetensors")[2]
     # What it starts from is measured first: it may be the best that it comes to.
     first, best = (
         log(out)[0],
         -min(4 * abs(1 - x["colorfulness"]) - x["auc"] for x in log(out) if "psnr" in x),
     )
     assert first["step"] == 0 and first["psnr"] == started["psnr"]
-    summary = checkpoint.read_header(out / "weights.safetensors")[1]
+    summary = checkpoint.read_header(out / "weights.safetensors")[2]
     found = summary["auc"] - 4 * abs(1 - summary["colorfulness"])
     assert found == pytest.approx(best, abs=1e-6)
     argv = command(photographs, tmp_path / "other", *options, "--width", "32")
@@ -251,7 +251,7 @@ def test_patience_waits_for_colours_in_the_last_phase(photographs, tmp_path, mon
     said = capsys.readouterr().out
     assert "no improvement in 3 validations" in said and "4·|1 − colourfulness| − AuC: -78" in said
     assert [line["step"] for line in log(out) if "psnr" in line] == list(range(1, 14))
-    assert checkpoint.read_header(out / "weights.safetensors")[1]["step"] == 10  # where it began
+    assert checkpoint.read_header(out / "weights.safetensors")[2]["step"] == 10  # where it began
     assert train.main(["--out", str(out), "--resume"]) == 0  # nothing left to do
     assert [line["step"] for line in log(out) if "psnr" in line] == list(range(1, 14))
 

@@ -5,6 +5,7 @@ import safetensors.numpy
 from colorjax import checkpoint, model
 from colorjax.checkpoint import Checkpoints, WeightsError
 from colorjax.model import NetworkConfig
+from colorjax.palette import Decoding
 
 NETWORK = {"kind": "unet", "width": 16}
 SHAPES = model.shapes(NetworkConfig(**NETWORK))
@@ -18,7 +19,8 @@ def weights(tmp_path):
 
 
 def test_weights_come_back_with_their_header(weights):
-    assert checkpoint.read_header(weights) == (NETWORK, {"size": 32})
+    header = NetworkConfig(**NETWORK), Decoding(working_size=48), {"size": 32}
+    assert checkpoint.read_header(weights) == header
     params = model.init(0, NetworkConfig(**NETWORK))
     loaded = checkpoint.load_weights(weights, SHAPES)
     np.testing.assert_array_equal(loaded["stem"]["kernel"], params["stem"]["kernel"])

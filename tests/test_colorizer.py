@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 
 import jax
@@ -8,6 +9,7 @@ from PIL import Image
 
 from colorjax import Colorizer, checkpoint, color, colorizer, model, palette
 from colorjax.model import NetworkConfig
+from colorjax.palette import Decoding
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def strong():
     params = model.init(0, network)
     loud = jax.random.normal(jax.random.key(0), params["head"]["kernel"].shape)
     params["head"]["kernel"] = 0.1 * loud
-    return Colorizer(params, network, working_size=32)
+    return Colorizer(params, network, Decoding(working_size=32))
 
 
 def lightness(pixels):
@@ -59,7 +61,7 @@ def test_colour_lies_where_the_network_put_it():
     ab = np.zeros((32, 32, 2), np.float32)
     ab[..., 0] = np.linspace(-20, 20, 32)
     image = np.full((50, 200), 30000, np.uint16)
-    out = Colorizer({}, NetworkConfig("paper"), 32).merge(image, ab, (1, 1))
+    out = Colorizer({}, NetworkConfig("paper"), Decoding(working_size=32)).merge(image, ab, (1, 1))
     out = color.rgb_to_lab(out / np.float32(65535))
     columns = np.linspace(-20, 20, 32)
     expected = np.interp((np.arange(200) + 0.5) * 32 / 200 - 0.5, np.arange(32), columns)
@@ -72,18 +74,20 @@ def test_colour_lies_where_the_network_put_it():
 def test_working_shapes_are_few_and_near(size):
     shapes, empty = set(), []
     random = np.random.default_rng(0)
-    network = Colorizer({}, NetworkConfig(), size)
+    network = Colorizer({}, NetworkConfig(), Decoding(working_size=size))
     for height, width in random.integers(20, 400, (300, 2)):
-        lightness, filled = network.to_network_input(np.zeros((height, width), np.uint8))
+        lightness, content_fraction = network.to_network_input(np.zeros((height, width), np.uint8))
         rows, columns = lightness.shape
         shapes.add((rows, columns))
         assert rows % 16 == columns % 16 == 0
         assert 0.7 < rows * columns / size**2 < 1.35
-        off = np.log(columns * filled[1] / (rows * filled[0]) * height / width)
+        off = np.log(columns * content_fraction[1] / (rows * content_fraction[0]) * height / width)
         # and rounding to whole pixels
-        assert abs(off) < np.log(1.1) + 1 / min(rows * filled[0], columns * filled[1])
+        assert abs(off) < np.log(1.1) + 1 / min(
+            rows * content_fraction[0], columns * content_fraction[1]
+        )
         if 1 / 3 < width / height < 3:
-            empty.append(1 - min(filled))
+            empty.append(1 - min(content_fraction))
     assert len(shapes) <= 9
     assert max(empty) < 0.1 + 1 / min(shapes)[0] and np.mean(empty) < 0.03
 
@@ -91,16 +95,18 @@ def test_working_shapes_are_few_and_near(size):
 @pytest.mark.parametrize("shape", [(1, 400), (400, 1), (30, 90), (90, 30), (50, 60)])
 def test_the_smallest_working_size_takes_any_shape(shape):
     network = NetworkConfig("unet", 16)
-    out = Colorizer(model.init(0, network), network, 16)(np.full(shape, 99, np.uint8))
+    out = Colorizer(model.init(0, network), network, Decoding(working_size=16))(
+        np.full(shape, 99, np.uint8)
+    )
     assert out.shape == (*shape, 3)
 
 
 @pytest.mark.parametrize("shape", [(30, 2000), (2000, 30)])
 def test_long_pictures_keep_their_aspect(strong, shape):
-    lightness, filled = strong.to_network_input(np.full(shape, 100, np.uint8))
+    lightness, content_fraction = strong.to_network_input(np.full(shape, 100, np.uint8))
     long = int(np.argmax(shape))
-    assert filled[long] == 1 and filled[1 - long] < 1
-    covered = [lightness.shape[axis] * filled[axis] for axis in (0, 1)]
+    assert content_fraction[long] == 1 and content_fraction[1 - long] < 1
+    covered = [lightness.shape[axis] * content_fraction[axis] for axis in (0, 1)]
     assert covered[long] / covered[1 - long] > 0.6 * 2000 / 30  # at least a pixel across
 
 
@@ -135,7 +141,7 @@ def test_arrays_that_are_no_pictures(strong, image, message):
 )
 def test_numbers_are_checked(values, message):
     with pytest.raises(ValueError, match=message):
-        Colorizer({}, NetworkConfig(), **values)
+        Colorizer({}, NetworkConfig(), Decoding(**values))
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +161,8 @@ def chroma(rgb):
 def test_temperature_and_saturation_make_colour_bolder(bins):
     image = picture(0, 90, 120)[..., 0]
     mean, half, none, bold = (
-        chroma(Colorizer(*bins, 32, *values)(image))
-        for values in ((1.0, 1.0), (1.0, 0.5), (1.0, 0.0), (0.2, 1.0))
+        chroma(Colorizer(*bins, Decoding(saturation, temperature, working_size=32))(image))
+        for saturation, temperature in ((1.0, 1.0), (0.5, 1.0), (0.0, 1.0), (1.0, 0.2))
     )
     assert none < 0.5 < half < 0.8 * mean and mean < bold
 
@@ -167,11 +173,13 @@ def test_what_the_weights_say_is_used_unless_another_is_given(bins, tmp_path):
     header = {"kind": "unet", "width": 16, "head": "bins"}
     summary = {"size": 32, "temperature": 0.5, "saturation": 0.7}
     checkpoint.save_weights(path, params, header, summary)
+    used = Decoding(saturation=0.7, temperature=0.5, working_size=48)
+    assert Colorizer.load(path).decoding == used
     np.testing.assert_array_equal(
-        Colorizer.load(path)(image), Colorizer(params, network, 48, 0.5, 0.7)(image)
+        Colorizer.load(path)(image), Colorizer(params, network, used)(image)
     )
     given = Colorizer.load(path, temperature=0.9, saturation=0.1)
-    assert (given.temperature, given.saturation, given.working_size) == (0.9, 0.1, 48)
+    assert given.decoding == Decoding(saturation=0.1, temperature=0.9, working_size=48)
     for damaged in (
         {"temperature": -1},
         {"saturation": "much"},
@@ -186,6 +194,19 @@ def test_what_the_weights_say_is_used_unless_another_is_given(bins, tmp_path):
             Colorizer.load(path)
 
 
+def test_decoding_travels_in_the_header_and_the_parameters_stay_those_of_the_file(bins, tmp_path):
+    params, network = bins
+    weights = np.linspace(0.5, 2, 261).astype(np.float32)
+    decoding = Decoding(1.3, 0.8, 0.5, weights, 64)
+    header, path = dataclasses.asdict(network), tmp_path / "w.safetensors"
+    checkpoint.save_weights(path, params, header, {"size": 32}, decoding=decoding)
+    loaded = Colorizer.load(path)
+    assert loaded.decoding == decoding
+    # Six digits are kept of them.
+    np.testing.assert_allclose(loaded.decoding.bin_weights, weights, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
 def test_rarity_makes_the_colours_that_were_weighted_likelier(bins, tmp_path):
     params, network = bins
     path, image = tmp_path / "w.safetensors", picture(0, 40, 50)[..., 0]
@@ -193,26 +214,30 @@ def test_rarity_makes_the_colours_that_were_weighted_likelier(bins, tmp_path):
     header, summary = {"kind": "unet", "width": 16, "head": "bins"}, {"rarity_weights": weights}
     checkpoint.save_weights(path, params, header, summary)
     plain, red, green = (
-        Colorizer.load(path, rarity=rarity)(image).astype(int) for rarity in (None, 1, -1)
+        Colorizer.load(path, rarity_power=power)(image).astype(int) for power in (None, 1, -1)
     )
-    np.testing.assert_array_equal(plain, Colorizer(params, network, 96)(image))
+    np.testing.assert_array_equal(
+        plain, Colorizer(params, network, Decoding(working_size=96))(image)
+    )
     redness = [(rgb[..., 0] - rgb[..., 1]).mean() for rgb in (green, plain, red)]
     assert redness[0] + 5 < redness[1] < redness[2] - 5
     checkpoint.save_weights(path, params, header, summary | {"rarity": 1})
     np.testing.assert_array_equal(Colorizer.load(path)(image), red)
-    np.testing.assert_array_equal(Colorizer.load(path, rarity=0)(image), plain)
+    np.testing.assert_array_equal(Colorizer.load(path, rarity_power=0)(image), plain)
 
 
 def test_confidence_is_high_where_one_bin_stands_out(bins):
     params, network = bins
     sure = {**params, "head": {**params["head"], "bias": params["head"]["bias"].at[7].set(200.0)}}
-    lightness, filled = Colorizer(sure, network, 32).to_network_input(picture(0, 50, 60))
-    _, confidence = Colorizer(sure, network, 32).predict(lightness[None])
+    lightness, content_fraction = Colorizer(
+        sure, network, Decoding(working_size=32)
+    ).to_network_input(picture(0, 50, 60))
+    _, confidence = Colorizer(sure, network, Decoding(working_size=32)).predict(lightness[None])
     assert confidence.shape == (1, 8, 8) and confidence.min() > 0.99
-    shown = colorizer.confidence_map(confidence[0], filled, (50, 60))
+    shown = colorizer.confidence_map(confidence[0], content_fraction, (50, 60))
     assert shown.shape == (50, 60) and shown.dtype == np.uint8 and shown.min() >= 253
     even = model.init(0, network)
-    _, confidence = Colorizer(even, network, 32).predict(lightness[None])
+    _, confidence = Colorizer(even, network, Decoding(working_size=32)).predict(lightness[None])
     assert np.abs(confidence).max() < 1e-5
 
 

@@ -80,11 +80,11 @@ def test_what_has_no_label_costs_nothing():
 
 
 def test_labels_are_learnt_and_travel_with_the_weights(trained, capsys, tmp_path):
-    network, summary = checkpoint.read_header(trained / "weights.safetensors")
-    assert network["labels"] == ["across", "along"]
+    network, _, summary = checkpoint.read_header(trained / "weights.safetensors")
+    assert network.labels == ("across", "along")
     last = [line for line in log(trained) if "psnr" in line][-1]
     assert last["label_accuracy"] >= 0.9 and 0.5 <= last["label_chance"] < 0.8
-    for kind in network["labels"]:
+    for kind in network.labels:
         Image.fromarray(scene(kind, 77)).convert("L").save(tmp_path / f"{kind}.png")
         argv = [
             tmp_path / f"{kind}.png",
@@ -136,9 +136,9 @@ def test_fine_tuning_may_add_labels_and_leave_them(trained, labelled, tmp_path):
     weights, out = str(trained / "weights.safetensors"), tmp_path / "without"
     argv = ["--data", str(labelled), *SMALL, "--steps", "1", "--init", weights, "--out", str(out)]
     assert train.main(argv) == 0
-    network, _ = checkpoint.read_header(out / "weights.safetensors")
-    assert network["labels"] == []
-    plain, others = NetworkConfig(**network), NetworkConfig(**network | {"labels": ["a", "b", "c"]})
+    network, *_ = checkpoint.read_header(out / "weights.safetensors")
+    assert network.labels == ()
+    plain, others = network, dataclasses.replace(network, labels=("a", "b", "c"))
     params = checkpoint.load_weights(out / "weights.safetensors", model.shapes(plain))
     more = run.with_labels(params, (), others)
     assert jax.tree.map(jnp.shape, more) == jax.tree.map(lambda s: s.shape, model.shapes(others))

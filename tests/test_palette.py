@@ -209,6 +209,20 @@ def test_annealed_mean_decodes_what_encode_encodes():
     assert distance.mean() < 1.5 and distance.max() < 5
 
 
+def test_decode_is_the_annealed_mean_of_adjusted_logits_times_the_saturation():
+    logits = np.random.default_rng(0).normal(0, 3, (2, 4, 5, 261)).astype(np.float32)
+    weights = np.linspace(0.5, 2, 261).astype(np.float32)
+    plain = palette.decode(logits, "bins")
+    np.testing.assert_array_equal(plain, palette.annealed_mean(logits))
+    decoding = palette.Decoding(1.5, 0.7, 0.5, weights)
+    expected = palette.annealed_mean(palette.adjust_logits(logits, weights, 0.5), 0.7)
+    found = jax.jit(palette.decode, static_argnums=1)(logits, "bins", decoding)
+    np.testing.assert_allclose(found, 1.5 * expected, atol=1e-4)  # of up to 160
+    ab = logits[..., :2]
+    np.testing.assert_array_equal(palette.decode(ab, "ab"), ab)
+    np.testing.assert_allclose(palette.decode(ab, "ab", decoding), 1.5 * ab, rtol=1e-6)
+
+
 def test_entropy_by_hand():
     logits = np.full((4, 261), -1e4, np.float32)
     logits[0, 7] = 0  # one bin: 0

@@ -100,7 +100,7 @@ def test_samples_show_grey_prediction_and_truth(whole):
 
 def test_weights_carry_their_calibration(whole):
     """Rarity and saturation bring the validation photographs to the share asked for."""
-    _, summary = checkpoint.read_header(whole / "weights.safetensors")
+    *_, summary = checkpoint.read_header(whole / "weights.safetensors")
     best = min((line for line in log(whole) if "psnr" in line), key=lambda x: x["validation_loss"])
     for name in ("rarity", "saturation", "psnr", "psnr_calibrated", "colorfulness"):
         assert summary[name] == best[name]
@@ -115,8 +115,8 @@ def test_the_papers_preset_regresses(photographs, tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--preset", "paper", "--steps", "2", "--validate-every", "1"]
     assert train.main(command(photographs, out, *options)) == 0
-    network, summary = checkpoint.read_header(out / "weights.safetensors")
-    assert network["head"] == "ab" and summary["saturation"] == 1  # the paper's, as it answers
+    network, _, summary = checkpoint.read_header(out / "weights.safetensors")
+    assert network.head == "ab" and summary["saturation"] == 1  # the paper's, as it answers
     assert "paper network" in capsys.readouterr().out
 
 
