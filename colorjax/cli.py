@@ -69,7 +69,8 @@ def command_line() -> argparse.ArgumentParser:
         f"  {call} scans coloured\n"
         f"  {call} film.mp4 coloured.mp4\n"
         f"  {call} old.jpg new.png --saturation 1.5\n"
-        f"  {call} old.tif new.tif --weights runs/vivid/weights.safetensors",
+        f"  {call} old.tif new.tif --weights runs/vivid/weights.safetensors\n"
+        "  colorjax web            the same in a window (colorjax web --help)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -366,8 +367,41 @@ def load(options: argparse.Namespace) -> Colorizer:
     )
 
 
+def web(argv: list[str]) -> int:
+    """Show the page, as `colorjax web` says; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="colorjax web",
+        description="Colour photographs in the browser. They stay on this machine.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("photographs", nargs="*", metavar="PHOTOGRAPH", help="to open at the start")
+    parser.add_argument("--port", type=int, default=0, help="to listen on (default: a free one)")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: this machine)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument("--weights", metavar="FILE", help="of a trained network")
+    options = parser.parse_args(argv)
+    if not 0 <= options.port < 65536:
+        raise ConfigError(f"--port {options.port}: it must be from 0 to 65535")
+    photographs = [Path(name).absolute() for name in options.photographs]
+    for path in photographs:
+        if not path.is_file():
+            raise ConfigError(f"{path} is no file: name photographs or films")
+    try:
+        from colorjax.web.server import serve
+    except ImportError as error:
+        if error.name not in ("starlette", "uvicorn", "anyio"):
+            raise
+        raise ConfigError("the page needs more: pip install 'colorjax[web]'") from None
+    config.use_compilation_cache()
+    host, browser = options.host, not options.no_browser
+    return serve(lambda: Colorizer.load(options.weights), photographs, host, options.port, browser)
+
+
 def run(argv: list[str] | None) -> int:
     """Colour as the command line says; the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["web"]:
+        return web(argv[1:])
     options = command_line().parse_args(argv)
     check(options)
     source, target = Path(options.input), Path(options.output)
