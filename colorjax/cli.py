@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -374,7 +375,9 @@ def web(argv: list[str]) -> int:
         description="Colour photographs in the browser. They stay on this machine.",
         allow_abbrev=False,
     )
-    parser.add_argument("photographs", nargs="*", metavar="PHOTOGRAPH", help="to open at the start")
+    parser.add_argument(
+        "photographs", nargs="*", metavar="PHOTOGRAPH", help="file or folder to open"
+    )
     parser.add_argument("--port", type=int, default=0, help="to listen on (default: a free one)")
     parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: this machine)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
@@ -382,10 +385,11 @@ def web(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if not 0 <= options.port < 65536:
         raise ConfigError(f"--port {options.port}: it must be from 0 to 65535")
-    photographs = [Path(name).absolute() for name in options.photographs]
-    for path in photographs:
-        if not path.is_file():
-            raise ConfigError(f"{path} is no file: name photographs or films")
+    photographs = []
+    for path in map(Path, options.photographs):
+        if not path.exists():
+            raise ConfigError(f"{path}: No such file or folder")
+        photographs += files.list_images(path) if path.is_dir() else [path]
     try:
         from colorjax.web.server import serve
     except ImportError as error:
@@ -394,7 +398,8 @@ def web(argv: list[str]) -> int:
         raise ConfigError("the page needs more: pip install 'colorjax[web]'") from None
     config.use_compilation_cache()
     host, browser = options.host, not options.no_browser
-    return serve(lambda: Colorizer.load(options.weights), photographs, host, options.port, browser)
+    load = partial(Colorizer.load, options.weights)
+    return serve(load, [path.absolute() for path in photographs], host, options.port, browser)
 
 
 def run(argv: list[str] | None) -> int:

@@ -379,15 +379,18 @@ def test_save_all_is_a_zip_of_names_that_do_not_clash(client):
     assert names == ["a-coloured.png", "a-coloured-2.png", "b-coloured.png"]
 
 
-def test_a_film_shows_a_frame_and_the_command(client, tmp_path):
+def write_film(path):
     av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "f.mp4"), "w") as film:
+    with av.open(str(path), "w") as film:
         stream = film.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(30):
-            frame = av.VideoFrame.from_ndarray(picture(number, 48, 64))
-            film.mux(stream.encode(frame))
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, 48, 64))))
         film.mux(stream.encode())
+
+
+def test_a_film_shows_a_frame_and_the_command(client, tmp_path):
+    write_film(tmp_path / "f.mp4")
     item = add(client, (tmp_path / "f.mp4").read_bytes(), "my film.mp4").json()
     assert 0.9 <= item["film"]["time"] <= 1.1 and 2.9 <= item["film"]["duration"] <= 3.1
     id = item["id"]
@@ -659,6 +662,68 @@ def test_undo_redo_dragging_and_removing(chromium, running):
 
 
 @in_browser
+def test_versions_neutral_the_eyedropper_and_hints_from_a_file(chromium, running):
+    with page_of(chromium, running.address) as page:
+        dropped(page, "choices.png", encoded(picture(14, 300, 400)))
+        spread = []
+        for name in ("Faithful", "Default", "Bold"):
+            count = painted(page)
+            page.get_by_role("button", name=name).click()
+            wait_for_paint(page, count)
+            page.wait_for_timeout(200)
+            assert page.locator("#versions [aria-pressed=true]").inner_text() == name
+            spread.append(np.ptp(pixels_of(page).astype(int), axis=2).mean())
+        assert spread[0] < spread[1] < spread[2]
+        click_at(page, 0.5, 0.5)
+        page.wait_for_selector(".hint[aria-pressed=true]")
+        assert page.locator("#likely button").count() == 5
+        page.click("#neutral")
+        color = page.locator(".hint").get_attribute("aria-label").split()[2]
+        assert color[1:3] == color[3:5] == color[5:7]
+        page.wait_for_timeout(200)
+        shown = pixels_of(page)
+        page.click("#eyedropper")
+        click_at(page, 0.2, 0.2)
+        red, green, blue = shown[round(0.2 * shown.shape[0]), round(0.2 * shown.shape[1])].astype(
+            int
+        )
+        page.wait_for_function(
+            "color => !document.querySelector('.hint').ariaLabel.includes(color)", arg=color
+        )
+        color = page.locator(".hint").get_attribute("aria-label").split()[2]
+        picked = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+        assert np.abs(np.subtract(picked, (red, green, blue))).max() < 40  # its texture
+        assert page.locator(".hint").count() == 1
+        points = [{"x": 10 * number, "y": 50, "color": "#3a5f9a"} for number in range(1, 4)]
+        drop(page, "any.json", json.dumps({"points": points}).encode())
+        page.wait_for_selector(".hint >> nth=2")
+        drop(page, "bad.json", b"{")
+        page.get_by_text("these hints cannot be read").wait_for()
+
+
+@in_browser
+def test_photographs_and_films_named_on_the_command_line(chromium, tiny, tmp_path):
+    Image.fromarray(picture(15, 60, 80)).save(tmp_path / "a.png")
+    write_film(tmp_path / "f.mp4")
+    with Session(lambda: tiny, [tmp_path / "a.png", tmp_path / "f.mp4"]) as session:
+        server = Running(session)
+        with page_of(chromium, server.address) as page:
+            assert not page.locator("#invitation").is_visible()
+            page.get_by_label("Keep the hints beside").check()
+            click_at(page, 0.6, 0.5)
+            page.wait_for_selector(".hint")
+            page.wait_for_timeout(300)
+            kept = json.loads((tmp_path / "a.png.hints.json").read_text())
+            assert len(kept["points"]) == 1
+            page.click("#items button[title='f.mp4']")
+            page.wait_for_selector("html[data-opened='f.mp4']")
+            assert page.locator("#save").is_disabled()
+            command = page.locator("#command").inner_text()
+            assert command == f"colorjax {tmp_path}/f.mp4 f-coloured.mp4"
+        server.end()
+
+
+@in_browser
 def test_the_slider_shows_before_and_after(chromium, running):
     with page_of(chromium, running.address) as page:
         dropped(page, "slider.png", encoded(picture(7, 300, 400)))
@@ -717,7 +782,7 @@ def test_all_of_it_by_keyboard(chromium, running):
 @in_browser
 def test_bad_files_get_a_sentence_and_the_rest_goes_on(chromium, running):
     with page_of(chromium, running.address) as page:
-        drop(page, "damaged.png", encoded(picture(1))[:300])
+        drop(page, "damaged.png", b"\x89PNG\r\n\x1a\n" + bytes(300))
         page.get_by_text("damaged.png is").wait_for()
         drop(page, "huge.png", huge_header())
         page.get_by_text("huge.png").first.wait_for()

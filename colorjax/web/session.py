@@ -1,7 +1,7 @@
 """The photographs of one sitting, and what is done with them; no word of HTTP.
 
 What is uploaded lies in a directory that only its owner may enter, under names of our own, and
-goes when the session closes. Of every photograph a copy of its lightness for the screen and the
+goes when the session closes. Of every photograph a thumbnail of its lightness and the
 person's edit are kept; of the last few also the pixels and what the network says of them, from
 which any edit's colour follows in milliseconds. Rows come first: `H W`.
 """
@@ -34,6 +34,7 @@ from colorjax.media.film import FILM_SUFFIXES, FilmError
 from colorjax.web import frame
 
 PREVIEW_SIDE = 1600  # pixels a side at most of what the page draws
+THUMBNAIL_SIDE = 200
 DETAIL_SIDE = 4096  # pixels a side at most of a part at full resolution
 _KEPT = 3  # photographs whose pixels and analysis are kept
 _HINTS = 500  # of a photograph, at most
@@ -112,7 +113,7 @@ class Item:
     source: Path
     given: bool  # named on the command line: read where it lies, hints may be kept beside it
     size: tuple[int, int]  # width, height
-    preview: np.ndarray  # grey sRGB values of its lightness, uint8 H W
+    thumbnail: np.ndarray  # grey sRGB values of its lightness, uint8 H W
     content_fraction: tuple[float, float]  # of ab's rows and columns that it fills
     notes: tuple[str, ...] = ()
     film: frame.Frame | None = None
@@ -142,6 +143,7 @@ class _Open:
     """A photograph at hand: what takes long to make anew."""
 
     pixels: np.ndarray
+    preview: np.ndarray  # grey sRGB values of its lightness, uint8 H W
     analysis: Analysis
     automatic: dict[float, np.ndarray] = field(default_factory=dict)  # rarity → ab at saturation 1
 
@@ -251,14 +253,14 @@ class Session:
             raise SessionError(str(error).replace(str(source), name)) from None
         except MemoryError:
             raise SessionError(f"{name} does not fit into memory: scale it down") from None
-        opened = _Open(pixels, self.colorizer.analyze(pixels))
+        opened = self._analyzed(pixels)
         item = Item(
             secrets.token_urlsafe(12),
             name,
             source,
             given,
             (pixels.shape[1], pixels.shape[0]),
-            _grey(pixels, PREVIEW_SIDE),
+            _grey(opened.preview, THUMBNAIL_SIDE),
             opened.analysis.content_fraction,
             notes,
             film,
@@ -268,6 +270,9 @@ class Session:
         with self._lock:
             self.items[item.id] = item
         self._remember(item.id, opened)
+        # The first hint compiles what the next ones use: better now than at a click.
+        self.suggest(item.id, 0, 0)
+        self.color(item.id, replace(item.edit, hints=(Hint(0, 0, "#808080"),)), remember=False)
         return item
 
     def remove(self, id: str) -> None:
@@ -288,9 +293,11 @@ class Session:
             item.film = frame.read(item.source, _number(time, "time", 0, 1e6))
         except FilmError as error:
             raise SessionError(str(error).replace(str(item.source), item.name)) from None
-        item.preview = _grey(item.film.pixels, PREVIEW_SIDE)
-        self._remember(id, _Open(item.film.pixels, self.colorizer.analyze(item.film.pixels)))
+        self._remember(id, self._analyzed(item.film.pixels))
         return item
+
+    def _analyzed(self, pixels: np.ndarray) -> _Open:
+        return _Open(pixels, _grey(pixels, PREVIEW_SIDE), self.colorizer.analyze(pixels))
 
     def _remember(self, id: str, opened: _Open) -> None:
         with self._lock:
@@ -305,7 +312,7 @@ class Session:
                 self._open.move_to_end(item.id)
                 return self._open[item.id]
         pixels = item.film.pixels if item.film else self._read(item).pixels
-        opened = _Open(pixels, self.colorizer.analyze(pixels))
+        opened = self._analyzed(pixels)
         self._remember(item.id, opened)
         return opened
 
@@ -317,7 +324,9 @@ class Session:
 
     def preview(self, id: str, side: int) -> np.ndarray:
         """A photograph's lightness as grey values, uint8 `H W`, no side longer than asked."""
-        return _grey(self.get(id).preview, max(16, min(side, PREVIEW_SIDE)))
+        item, side = self.get(id), max(16, min(side, PREVIEW_SIDE))
+        small = side <= THUMBNAIL_SIDE and not item.film
+        return _grey(item.thumbnail if small else self._opened(item).preview, side)
 
     def detail(self, id: str, left: int, top: int, width: int, height: int) -> np.ndarray:
         """A part at full resolution as grey values, uint8 `H W`, cut to what there is."""

@@ -158,13 +158,19 @@ function showItemsLeft() {
 // newest as soon as it has answered the one before.
 
 async function baseOf(item, rarity) {
+  const base = await baseFor(item, rarity);
+  item.base = {...base, rarity};
+}
+
+// What the network says by itself, at saturation 1.
+async function baseFor(item, rarity) {
   if (!item.bases.has(rarity)) {
     const alone = {hints: [], saturation: 1, warmth: 0, tint: 0, rarity};
-    item.bases.set(rarity, server.color(item.id, alone, false));
+    const base = server.color(item.id, alone, false);
+    base.catch(() => item.bases.delete(rarity));
+    item.bases.set(rarity, base);
   }
-  item.base = await item.bases.get(rarity);
-  item.base.rarity = rarity;
-  return item.base;
+  return item.bases.get(rarity);
 }
 
 const corrected = (base, edit) => ({...base, data: correct(base.data, edit)});
@@ -329,14 +335,6 @@ async function drawVersions() {
     canvas.height = image.height;
     canvas.getContext('2d').putImageData(image, 0, 0);
   }
-}
-
-// A base for a thumbnail, without becoming the one that the sliders start from.
-async function baseFor(item, rarity) {
-  if (!item.bases.has(rarity)) {
-    item.bases.set(rarity, server.color(item.id, {hints: [], saturation: 1, warmth: 0, tint: 0, rarity}, false));
-  }
-  return item.bases.get(rarity);
 }
 
 function buildVersions() {
