@@ -478,20 +478,24 @@ class Running:
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
         self.address = f"http://127.0.0.1:{self.port}/?token={TOKEN}"
-        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
+
+    def __enter__(self):
         self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.end()
 
     def end(self):
         self.server.should_exit = True
-        self.thread.join()
+        self.thread.join(10)
 
 
 @pytest.fixture(scope="module")
 def running(tiny):
-    with Session(lambda: tiny) as session:
-        server = Running(session)
+    with Session(lambda: tiny) as session, Running(session) as server:
         yield server
-        server.end()
 
 
 @pytest.fixture(scope="module")
@@ -517,9 +521,11 @@ def page_of(chromium, address, width=1280, height=800, **options):
     page.set_default_timeout(20_000)
     page.goto(address)
     page.wait_for_selector("html[data-ready]")
-    yield page
-    assert not complaints
-    context.close()
+    try:
+        yield page
+        assert not complaints
+    finally:
+        context.close()
 
 
 DROP = """async ([name, bytes]) => {
@@ -684,15 +690,13 @@ def test_versions_neutral_the_eyedropper_and_hints_from_a_file(chromium, running
         shown = pixels_of(page)
         page.click("#eyedropper")
         click_at(page, 0.2, 0.2)
-        red, green, blue = shown[round(0.2 * shown.shape[0]), round(0.2 * shown.shape[1])].astype(
-            int
-        )
+        there = shown[round(0.2 * shown.shape[0]), round(0.2 * shown.shape[1])].astype(int)
         page.wait_for_function(
             "color => !document.querySelector('.hint').ariaLabel.includes(color)", arg=color
         )
         color = page.locator(".hint").get_attribute("aria-label").split()[2]
         picked = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
-        assert np.abs(np.subtract(picked, (red, green, blue))).max() < 40  # its texture
+        assert np.abs(picked - there).max() < 40  # its texture
         assert page.locator(".hint").count() == 1
         points = [{"x": 10 * number, "y": 50, "color": "#3a5f9a"} for number in range(1, 4)]
         drop(page, "any.json", json.dumps({"points": points}).encode())
@@ -705,8 +709,8 @@ def test_versions_neutral_the_eyedropper_and_hints_from_a_file(chromium, running
 def test_photographs_and_films_named_on_the_command_line(chromium, tiny, tmp_path):
     Image.fromarray(picture(15, 60, 80)).save(tmp_path / "a.png")
     write_film(tmp_path / "f.mp4")
-    with Session(lambda: tiny, [tmp_path / "a.png", tmp_path / "f.mp4"]) as session:
-        server = Running(session)
+    given = [tmp_path / "a.png", tmp_path / "f.mp4"]
+    with Session(lambda: tiny, given) as session, Running(session) as server:
         with page_of(chromium, server.address) as page:
             assert not page.locator("#invitation").is_visible()
             page.get_by_label("Keep the hints beside").check()
@@ -720,7 +724,6 @@ def test_photographs_and_films_named_on_the_command_line(chromium, tiny, tmp_pat
             assert page.locator("#save").is_disabled()
             command = page.locator("#command").inner_text()
             assert command == f"colorjax {tmp_path}/f.mp4 f-coloured.mp4"
-        server.end()
 
 
 @in_browser
@@ -802,8 +805,7 @@ def test_two_tabs_keep_apart_what_they_open(chromium, running):
 
 @in_browser
 def test_when_the_server_has_ended_the_hints_can_be_saved(chromium, tiny):
-    with Session(lambda: tiny) as session:
-        server = Running(session)
+    with Session(lambda: tiny) as session, Running(session) as server:
         with page_of(chromium, server.address) as page:
             dropped(page, "a.png", encoded(picture(12, 60, 80)))
             click_at(page, 0.5, 0.5)

@@ -470,9 +470,12 @@ class Session:
         words = ["colorjax", str(path), f"{path.stem}-coloured{suffix}"]
         if edit.hints:
             words += ["--hints", str(kept_path(item)) if item.keep else f"{item.name}.hints.json"]
+        decoding = self.colorizer.decoding
+        own = {"saturation": decoding.saturation, "rarity": decoding.rarity_power}
         for name in _RANGES:
-            if getattr(edit, name) != getattr(Edit(), name):
-                words.append(f"--{name}={getattr(edit, name):g}")
+            value = getattr(edit, name)
+            if value is not None and value != own.get(name, 0):
+                words.append(f"--{name}={value:g}")
         return " ".join(_quoted(word) for word in words)
 
 
