@@ -82,12 +82,13 @@ def _predict(
 @partial(jax.jit, static_argnums=(1, 3))
 def _analyze(
     params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
-) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """Lightness `B H W` → ab `B h w 2`, the bins' probabilities, if there are any, features."""
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+    """Lightness `B H W` → ab `B h w 2`, features; probabilities of bins, confidence, if any."""
     output, _, features = model.predict_with_features(params, network, lightness, jnp.dtype(dtype))
-    ab = palette.decode(output, network.head, decoding)
-    probabilities = jax.nn.softmax(output) if network.head == "bins" else None
-    return ab, probabilities, features.astype(jnp.float32)
+    ab, features = palette.decode(output, network.head, decoding), features.astype(jnp.float32)
+    if network.head == "ab":
+        return ab, features, None, None
+    return ab, features, jax.nn.softmax(output), 1 - palette.entropy(output)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Analysis:
     ab: np.ndarray  # h w 2, automatic
     features: np.ndarray  # h w C
     probabilities: np.ndarray | None  # h w 261, of the bins; None for a network without
+    confidence: np.ndarray | None = None  # h w, as `Colorizer.predict` says
 
     @cached_property
     def spread(self) -> np.ndarray | None:
@@ -145,6 +147,7 @@ class Colorizer:
         """
         decoding.check()
         self.params, self.network, self.decoding = params, network, decoding
+        self.warmth = self.tint = 0.0  # added to the b and the a of all that it predicts
         self.dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
 
     @classmethod
@@ -232,10 +235,25 @@ class Colorizer:
     def analyze(self, image: np.ndarray) -> Analysis:
         """What the network says of a photograph, for hints and suggestions."""
         lightness, content_fraction = self.to_network_input(image)
-        result = _analyze(self.params, self.network, lightness[None], self.dtype, self.decoding)
-        ab, probabilities, features = jax.device_get(result)
-        probabilities = None if probabilities is None else probabilities[0]
-        return Analysis(lightness, content_fraction, ab[0], features[0], probabilities)
+        return self.analyze_batch(lightness[None], content_fraction)[0]
+
+    def analyze_batch(
+        self, lightness: np.ndarray, content_fraction: tuple[float, float]
+    ) -> list[Analysis]:
+        """As `analyze`, of copies of one shape: lightness `B rows columns`."""
+        result = _analyze(self.params, self.network, lightness, self.dtype, self.decoding)
+        ab, features, *others = jax.device_get(result)
+        ab = correct(ab, 1, self.warmth, self.tint)
+        return [
+            Analysis(
+                lightness[index],
+                content_fraction,
+                ab[index],
+                features[index],
+                *(None if array is None else array[index] for array in others),
+            )
+            for index in range(len(ab))
+        ]
 
     def suggest(
         self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None
@@ -307,6 +325,7 @@ class Colorizer:
         """
         result = _predict(self.params, self.network, lightness, self.dtype, self.decoding)
         ab, entropy = jax.device_get(result)
+        ab = correct(ab, 1, self.warmth, self.tint)
         return ab, None if entropy is None else 1 - entropy
 
     def explain(self, lightness: np.ndarray) -> dict[str, float]:
@@ -362,6 +381,18 @@ def correct(
 ) -> np.ndarray:
     """Corrections of a whole picture: ab `… 2` times saturation, tint added to a, warmth to b."""
     return np.asarray(saturation * ab + np.array([tint, warmth]), np.float32)
+
+
+def neutral(ab: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+    """Shift colours `h w 2` so that the mean of the lightest tenth of the places is neutral.
+
+    Args:
+        ab: of a picture.
+        lightness: of the network's copy, `rows columns`, multiples of h and w.
+    """
+    height, width = ab.shape[:2]
+    light = lightness.reshape(height, lightness.shape[0] // height, width, -1).mean((1, 3))
+    return ab - ab[light >= np.quantile(light, 0.9)].mean(axis=0)
 
 
 def confidence_map(

@@ -12,7 +12,7 @@ and the chroma of a hint's colour count. The lightness is the photograph's own.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
 from typing import Any
 
@@ -30,14 +30,24 @@ _CAST_LONGEST = 15.0
 _USUAL_SPREAD = 12.0  # of the predicted distribution, in ab
 # Marks of one colour next to each other are one stroke, and count as one in the first process.
 _STROKE, _STROKE_AB = 0.05, 10.0
-_LOCAL_NOISE = 0.02
-_SUGGESTED_APART, _SUGGESTED_SMOOTHING = 20.0, 8.0  # in ab
+_LOCAL_NOISE = 1e-3
+_FILM_REACH = 3.0  # of a hint in a film, whose things move, times its reach in a photograph
+_SUGGESTED_APART, _SUGGESTED_SMOOTHING = 20.0, 10.0  # in ab
 _PIECE = 1024  # colours converted at a time
 _MOST_PAIRS = 3_000_000  # of marks and cells; more marks are thinned
 
 
 class HintError(ValueError):
     """A hint cannot be used; its message is one sentence."""
+
+
+def _number(value: Any) -> float:
+    """A real number as a float; inf for anything else, and for one that is too large."""
+    usual = isinstance(value, float | int | np.number) and not isinstance(value, bool)
+    try:
+        return float(value) if usual else inf
+    except (OverflowError, TypeError):
+        return inf
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,10 @@ class Hint:
         if not (isinstance(self.color, str) and re.fullmatch("#[0-9a-fA-F]{6}", self.color)):
             raise HintError(f"color is {self.color!r}: it must be like '#3a5f9a'")
         for name, low in (("x", -inf), ("y", -inf), ("radius", 0), ("reach", 1e-3), ("time", 0)):
-            value: Any = getattr(self, name)
+            value = getattr(self, name)
             if value is None and name in ("reach", "time"):
                 continue
-            try:
-                number = inf if isinstance(value, bool | str) else float(value)
-            except (TypeError, OverflowError):
-                number = inf
+            number = _number(value)
             if not isfinite(number):
                 raise HintError(f"{name} is {value!r}: it must be a number")
             if number < low:
@@ -77,6 +84,12 @@ class Marks:
     columns: np.ndarray  # n
     ab: np.ndarray  # n 2, the hint's
     reach: np.ndarray  # n
+
+    def cells(self, height: int, width: int) -> np.ndarray:
+        """Numbers of their cells, row by row."""
+        rows = np.clip(np.floor(self.rows), 0, height - 1)
+        columns = np.clip(np.floor(self.columns), 0, width - 1)
+        return (rows * width + columns).astype(int)
 
 
 def ab_of(colors: Sequence[str]) -> np.ndarray:
@@ -199,17 +212,17 @@ def apply(
     """
     if not hints:
         return ab
-    size, cells = image.shape[:2], ab.shape[:2]
+    size, grid = image.shape[:2], ab.shape[:2]
     check_inside(hints, *size)
-    content = content_fraction[0] * cells[0], content_fraction[1] * cells[1]
+    content = content_fraction[0] * grid[0], content_fraction[1] * grid[1]
     marks = to_marks(hints, size, content, reach)
     pixel = content[0] / size[0], content[1] / size[1]
     seen = image[
         np.minimum(marks.rows / pixel[0], size[0] - 1).astype(int),
         np.minimum(marks.columns / pixel[1], size[1] - 1).astype(int),
     ]
-    own = lightness_of(seen)
-    return spread_marks(ab, lightness, features, spread, marks, own, pixel)
+    cells = Places.of_cells(lightness, features, spread)
+    return spread_marks(ab, cells, marks, lightness_of(seen), pixel)
 
 
 def lightness_of(pixels: np.ndarray) -> np.ndarray:
@@ -218,11 +231,91 @@ def lightness_of(pixels: np.ndarray) -> np.ndarray:
     return _in_pieces(_lab, rgb / np.iinfo(pixels.dtype).max)[:, 0]
 
 
+@dataclass(frozen=True)
+class Places:
+    """What the kernels compare: places of a picture, or marks on it."""
+
+    row: np.ndarray  # n, in roots of the picture's area
+    column: np.ndarray  # n
+    lightness: np.ndarray  # n, in 0…1
+    features: np.ndarray  # n C, of length 1
+    unsure: np.ndarray  # n, root of the predicted distribution's spread: 1 is usual
+
+    @classmethod
+    def of_cells(
+        cls, lightness: np.ndarray, features: np.ndarray, spread: np.ndarray | None
+    ) -> "Places":
+        """The cells of a network's output; arguments as for `apply`."""
+        height, width = features.shape[:2]
+        rows, columns = np.mgrid[0:height, 0:width].reshape(2, -1) + 0.5
+        unit = np.float32(height * width) ** -0.5
+        folded = lightness.reshape(height, lightness.shape[0] // height, width, -1)
+        vectors = features.reshape(height * width, -1).astype(np.float32)
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+        unsure = np.ones(height * width) if spread is None else spread.ravel() / _USUAL_SPREAD
+        light = folded.mean((1, 3)).ravel() / 100
+        return cls(unit * rows, unit * columns, light, vectors, np.sqrt(unsure))
+
+    def at(self, cells: np.ndarray) -> "Places":
+        """Those of some cells, by their numbers."""
+        return Places(*(getattr(self, field.name)[cells] for field in fields(self)))
+
+    def __add__(self, other: "Places") -> "Places":
+        """Both, these first."""
+        names = [field.name for field in fields(self)]
+        return Places(*(np.concatenate([getattr(p, n) for p in (self, other)]) for n in names))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Marks, and what each of them adds: from here colour spreads to any places."""
+
+    marks: Places
+    reach: np.ndarray  # n, of the second process
+    cast: np.ndarray  # n 2, weights of the first process
+    place: np.ndarray  # n 2, of the second
+
+    @classmethod
+    def of(cls, marks: Places, residual: np.ndarray, reach: np.ndarray) -> "Solution":
+        """Solve both processes for the residuals `n 2` at the marks."""
+        unsolved = cls(marks, reach, np.zeros(residual.shape), np.zeros(residual.shape))
+        cast, place = unsolved.kernels(marks)
+        apart = _squares(marks.row, marks.row) + _squares(marks.column, marks.column)
+        unlike = sum(_squares(part, part) for part in residual.T)
+        crowd = np.exp(-apart / (2 * _STROKE**2) - unlike / (2 * _STROKE_AB**2)).sum(1)
+        length = np.linalg.norm(residual, axis=1, keepdims=True)
+        cut = residual * np.minimum(1, _CAST_LONGEST / np.maximum(length, 1e-9))
+        first = np.linalg.solve(cast + np.diag(_CAST_NOISE * crowd / reach**2), cut)
+        left = residual - cast @ first
+        second = np.linalg.solve(place + _PLACE_NOISE * np.eye(len(left)), left)
+        return replace(unsolved, cast=first, place=second)
+
+    def kernels(self, places: Places) -> tuple[np.ndarray, np.ndarray]:
+        """Both kernels between places and the marks: two float32 `places marks`."""
+        marks = self.marks
+        light = _squares(places.lightness, marks.lightness)
+        features = np.maximum(2 - 2 * places.features @ marks.features.T, 0)
+        apart = _squares(places.row, marks.row) + _squares(places.column, marks.column)
+        alike = np.exp(light / (-2 * _CAST_LIGHTNESS**2) + features / (-2 * _CAST_FEATURES**2))
+        unsure = np.float32(np.outer(places.unsure, marks.unsure))
+        cast = (_CAST_SHARE + (1 - _CAST_SHARE) * alike) * unsure
+        apart *= np.float32(1 / (-2 * (_PLACE * self.reach) ** 2))
+        apart += light / (-2 * _PLACE_LIGHTNESS**2) + features / (-2 * _PLACE_FEATURES**2)
+        return cast, np.exp(apart)
+
+    def at(self, places: Places) -> np.ndarray:
+        """What the hints add to the colour of places: `places 2`."""
+        cast, place = self.kernels(places)
+        return cast @ np.float32(self.cast) + place @ np.float32(self.place)
+
+
+def _squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.square(np.subtract.outer(np.float32(one), np.float32(other)))
+
+
 def spread_marks(
     ab: np.ndarray,
-    lightness: np.ndarray,
-    features: np.ndarray,
-    spread: np.ndarray | None,
+    cells: Places,
     marks: Marks,
     mark_lightness: np.ndarray | None = None,
     pixel: tuple[float, float] = (0.0, 0.0),
@@ -231,20 +324,12 @@ def spread_marks(
 
     Args:
         ab: as for `apply`.
-        lightness: likewise, or `h w`.
-        features: likewise.
-        spread: likewise.
+        cells: as `Places.of_cells` gives them.
         marks: as `to_marks` gives them.
         mark_lightness: L* of the photograph at each, `n`; that of its cell unless given.
         pixel: height and width of one of the photograph's pixels, in cells.
     """
     height, width = ab.shape[:2]
-    row, column = np.floor(marks.rows).astype(int), np.floor(marks.columns).astype(int)
-    at = np.minimum(row, height - 1) * width + np.minimum(column, width - 1)
-    light = lightness.reshape(height, lightness.shape[0] // height, width, -1).mean((1, 3)).ravel()
-    vector = features.reshape(height * width, -1).astype(np.float32)
-    vector = vector / np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-6)
-    sure = np.ones(height * width) if spread is None else np.sqrt(spread.ravel() / _USUAL_SPREAD)
     across, along = (
         bicubic(marks.rows, pixel[0], height),
         bicubic(marks.columns, pixel[1], width),
@@ -252,57 +337,99 @@ def spread_marks(
 
     def sampled(field: np.ndarray) -> np.ndarray:
         """A field `h w 2` at the marks, as scaling up shows it: `n 2`."""
-        return np.einsum("nh,nhc->nc", across, np.tensordot(along, field, (1, 1)), optimize=True)
+        return np.stack([((across @ part) * along).sum(1) for part in np.moveaxis(field, 2, 0)], 1)
 
-    target = _within_gamut(marks.ab, light[at], mark_lightness)
-    light = light.astype(np.float32) / 100
-    apart_light = (light[:, None] - light[at]) ** 2
-    apart_features = np.maximum(2 - 2 * vector @ vector[at].T, 0)
-    unit = np.sqrt(height * width)
-    y, x = (np.mgrid[0:height, 0:width].reshape(2, -1).astype(np.float32) + 0.5) / unit
-    y_marks, x_marks = marks.rows / unit, marks.columns / unit
-    apart = (y[:, None] - y_marks.astype(np.float32)) ** 2
-    apart += (x[:, None] - x_marks.astype(np.float32)) ** 2
-
-    residual = target - sampled(ab)
-    # 1. Cast and kind.
-    between = (y_marks[:, None] - y_marks) ** 2 + (x_marks[:, None] - x_marks) ** 2
-    unlike = ((residual[:, None] - residual) ** 2).sum(-1)
-    crowd = np.exp(-between / (2 * _STROKE**2) - unlike / (2 * _STROKE_AB**2)).sum(1)
-    length = np.linalg.norm(residual, axis=1, keepdims=True)
-    cut = residual * np.minimum(1, _CAST_LONGEST / np.maximum(length, 1e-9))
-    alike = np.exp(
-        apart_light * (-0.5 / _CAST_LIGHTNESS**2) + apart_features * (-0.5 / _CAST_FEATURES**2)
-    )
-    kernel = (_CAST_SHARE + (1 - _CAST_SHARE) * alike) * (sure[:, None] * sure[at])
-    noise = _CAST_NOISE * crowd / marks.reach**2
-    field = kernel @ np.linalg.solve(kernel[at] + np.diag(noise), cut)
-    # 2. Place.
-    kernel = np.exp(
-        apart * (-0.5 / (_PLACE * marks.reach) ** 2).astype(np.float32)
-        + apart_light * (-0.5 / _PLACE_LIGHTNESS**2)
-        + apart_features * (-0.5 / _PLACE_FEATURES**2)
-    )
-    left = residual - sampled(field.reshape(ab.shape))
-    noise = _PLACE_NOISE * np.eye(len(left))
-    field = (field + kernel @ np.linalg.solve(kernel[at] + noise, left)).reshape(ab.shape)
-    # 3. What scaling up and noise have left, the least change of cells that gives it.
+    places = cells.at(marks.cells(height, width))
+    residual = within_gamut(marks.ab, 100 * places.lightness, mark_lightness) - sampled(ab)
+    field = Solution.of(places, residual, marks.reach).at(cells).reshape(ab.shape)
+    # What scaling up and noise have left, as the least change of cells that gives it.
     left = residual - sampled(field)
     gram = (across @ across.T) * (along @ along.T) + _LOCAL_NOISE * np.eye(len(left))
-    beta = np.linalg.solve(gram, left)
-    field = field + np.stack([(across * part[:, None]).T @ along for part in beta.T], axis=-1)
+    weights = np.linalg.solve(gram, left)
+    field += np.stack([(across * part[:, None]).T @ along for part in weights.T], axis=-1)
     return (ab + field).astype(np.float32)
 
 
-def _within_gamut(ab: np.ndarray, *lightness: np.ndarray | None) -> np.ndarray:
-    """The hints' ab, inside the gamut at the one of these lightnesses that leaves most of it."""
-    fitted = []
-    for values in lightness:
-        if values is not None:
-            rgb = _in_pieces(_fitted, np.column_stack([values, ab]))
-            fitted.append(_in_pieces(_lab, rgb)[:, 1:])
-    chroma = np.linalg.norm(fitted, axis=-1)
-    return np.asarray(fitted)[chroma.argmax(0), np.arange(len(ab))]
+class FilmHints:
+    """Hints of a film: each holds from its time to the next cut, carried by what the network sees.
+
+    Its place in the picture counts for less than in a photograph, since things move.
+    """
+
+    def __init__(self, hints: Sequence[Hint], reach: float = 1.0):
+        """Begin before the first frame; a hint without a time holds from the first on."""
+        self.waiting = sorted(hints, key=lambda hint: hint.time or 0)
+        self.reach = reach
+        self.solution: Solution | None = None
+        self._residual, self._reach = np.zeros((0, 2)), np.zeros(0)
+
+    def __call__(
+        self,
+        ab: np.ndarray,
+        lightness: np.ndarray,
+        features: np.ndarray,
+        spread: np.ndarray | None,
+        size: tuple[int, int],
+        content_fraction: tuple[float, float],
+        until: float,
+        is_cut: bool,
+    ) -> np.ndarray:
+        """The colour of the next frame: ab `h w 2` → `h w 2`.
+
+        Args:
+            ab: automatic.
+            lightness: as for `apply`, as are features, spread and content_fraction.
+            features: of the decoder.
+            spread: of the predicted distribution.
+            size: height and width of the frame.
+            content_fraction: of ab, that the frame fills.
+            until: the time in seconds at which the next frame takes its place.
+            is_cut: whether another scene begins.
+        """
+        if is_cut:
+            self.solution, self._residual, self._reach = None, np.zeros((0, 2)), np.zeros(0)
+        new = [hint for hint in self.waiting if (hint.time or 0) < until]
+        if not new and self.solution is None:
+            return ab
+        cells = Places.of_cells(lightness, features, spread)
+        if new:
+            self.waiting = self.waiting[len(new) :]
+            height, width = ab.shape[:2]
+            content = content_fraction[0] * height, content_fraction[1] * width
+            marks = to_marks(new, size, content, self.reach)
+            at = marks.cells(height, width)
+            places = cells.at(at)
+            residual = within_gamut(marks.ab, 100 * places.lightness) - ab.reshape(-1, 2)[at]
+            if self.solution:
+                places = self.solution.marks + places
+            self._residual = np.concatenate([self._residual, residual])
+            self._reach = np.concatenate([self._reach, _FILM_REACH * marks.reach])
+            self.solution = Solution.of(places, self._residual, self._reach)
+        assert self.solution is not None
+        return ab + self.solution.at(cells).reshape(ab.shape)
+
+
+def within_gamut(
+    ab: np.ndarray, lightness: np.ndarray, own: np.ndarray | None = None
+) -> np.ndarray:
+    """The hints' ab, `n 2`, as far as the gamut allows at the lightness of a place.
+
+    Args:
+        ab: of the hints, `n 2`.
+        lightness: L* of their cells, `n`.
+        own: L* of their pixels, `n`. At a spot of black or white, where no colour is possible, what
+            its cell allows serves as well, and says more of the rest.
+    """
+
+    def fitted(ab: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+        return _in_pieces(_lab, _in_pieces(_fitted, np.column_stack([lightness, ab])))[:, 1:]
+
+    wide = fitted(ab, lightness)
+    if own is None:
+        return wide
+    narrow = fitted(ab, own)
+    same = np.linalg.norm(fitted(wide, own) - narrow, axis=1) < 1
+    return np.where(same[:, None], wide, narrow)
 
 
 def suggest(probabilities: np.ndarray, lightness: float, count: int = 5) -> list[str]:
@@ -315,13 +442,10 @@ def suggest(probabilities: np.ndarray, lightness: float, count: int = 5) -> list
     """
     bins = palette.bins()
     squares = ((bins[:, None] - bins) ** 2).sum(-1)
-    density = np.exp(-squares / (2 * _SUGGESTED_SMOOTHING**2)) @ probabilities
-    neighbours = np.where(squares <= 2 * palette.SPACING**2, density, 0)
-    modes = density >= neighbours.max(1)
-    found: list[int] = []
-    for candidates in (modes, ~modes):  # what is no mode fills up the rest
-        for index in np.argsort(-density):
-            if len(found) < count and candidates[index]:
-                if (squares[index, found] >= _SUGGESTED_APART**2).all():
-                    found.append(int(index))
-    return hex_of(np.column_stack([np.full(len(found), lightness), bins[found]]))
+    like = np.exp(squares / (-2 * _SUGGESTED_SMOOTHING**2))
+    left, free, found = probabilities.astype(float), np.ones(len(bins), bool), []
+    for _ in range(count):  # the colour that most of what is left of the distribution is like
+        found.append(int(np.argmax(np.where(free, like @ left, -1))))
+        left = left * (1 - like[found[-1]])
+        free &= squares[found[-1]] >= _SUGGESTED_APART**2
+    return hex_of(np.column_stack([np.full(count, lightness), bins[found]]))

@@ -82,7 +82,7 @@ def by_network(photographs: Photographs, number: int, cells: np.ndarray, ab: np.
     rows, columns = cells.T + 0.5
     marks = hints.Marks(rows, columns, ab, np.ones(len(cells)))
     seen = analysis.lightness, analysis.features, analysis.spread
-    return hints.spread_marks(analysis.ab, *seen, marks)
+    return hints.spread_marks(analysis.ab, hints.Places.of_cells(*seen), marks)
 
 
 def by_levin(
