@@ -43,14 +43,21 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def weights(tmp_path_factory):
     """A fast network of random weights, large enough that colours differ."""
     network = model.NetworkConfig(kind="unet", width=16, head="bins")
     params = model.init(0, network)
     random = np.random.default_rng(0)
-    params["head"]["kernel"] = random.normal(0, 0.3, params["head"]["kernel"].shape).astype("f4")
-    weights = np.linspace(0.5, 2, 261, dtype=np.float32)
-    return Colorizer(params, network, Decoding(working_size=64, bin_weights=weights))
+    params["head"]["kernel"] = random.normal(0, 0.3, params["head"]["kernel"].shape)
+    decoding = Decoding(working_size=64, bin_weights=np.linspace(0.5, 2, 261, dtype=np.float32))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    checkpoint.save_weights(path, params, dataclasses.asdict(network), {}, decoding=decoding)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(weights):
+    return Colorizer.load(weights)
 
 
 @pytest.fixture
@@ -582,12 +589,9 @@ def saved(page):
 
 
 @in_browser
-def test_a_photograph_is_dropped_coloured_hinted_and_saved(chromium, running, tiny, tmp_path):
+def test_a_photograph_is_dropped_coloured_hinted_and_saved(chromium, running, weights, tmp_path):
     data = encoded(picture(5, 300, 400), dpi=(300, 300))
     (tmp_path / "in.png").write_bytes(data)
-    weights = tmp_path / "tiny.safetensors"
-    network = dataclasses.asdict(tiny.network)
-    checkpoint.save_weights(weights, tiny.params, network, {}, decoding=tiny.decoding)
     with page_of(chromium, running.address) as page:
         assert page.locator("#invitation").is_visible()  # beneath the example
         assert len(np.unique(np.ptp(pixels_of(page), axis=2))) > 1  # which has colour
@@ -822,7 +826,7 @@ def test_when_the_server_has_ended_the_hints_can_be_saved(chromium, tiny):
 
 
 @in_browser
-def test_from_click_to_pixels_on_12_megapixels(chromium, running, tiny):
+def test_from_click_to_pixels_on_12_megapixels(chromium, running):
     large = Image.fromarray(picture(13, 300, 400)).resize((4000, 3000))
     file = io.BytesIO()
     large.convert("L").save(file, "JPEG", quality=90)
