@@ -6,6 +6,7 @@ takes milliseconds.
 """
 
 import json
+import os
 import secrets
 import socket
 import sys
@@ -227,9 +228,9 @@ def _whole(request: Request, name: str) -> int:
 async def _receive(request: Request, path: Path, most: int, name: str) -> None:
     """Write an upload as it comes; it is counted, for a header may lie about its length."""
     limit = f"{name} is larger than {most / 2**20:,.0f} MiB: name it on the command line"
-    with suppress(ValueError):
-        if int(request.headers.get("content-length", 0)) > most:
-            raise _TooLarge(limit)
+    promised = request.headers.get("content-length", "")
+    if promised.isdecimal() and int(promised) > most:
+        raise _TooLarge(limit)
     size = 0
     try:
         async with await anyio.open_file(path, "xb") as file:
@@ -302,7 +303,7 @@ def serve(
     """Serve the page until it is told to end; the exit status.
 
     Args:
-        load: gives the network; called once, when the page is first opened.
+        load: gives the network.
         photographs: to open at the start, read where they lie.
         host: to listen on.
         port: likewise; 0 takes a free one.
@@ -322,25 +323,26 @@ def serve(
             f"warning: with --host {host} others on the network reach this page, and what is sent "
             "is not encrypted: whoever has the address below sees the photographs",
             file=sys.stderr,
+            flush=True,
         )
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}/?token={token}"
-    try:
-        with listener, Session(load, photographs, max_megapixels) as session:
-            app = application(session, token, allowed_hosts(host, port))
-            config = uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=1,
-                ws="none",
-            )
+    config = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    status = 0
+    with listener, Session(load, photographs, max_megapixels) as session:
+        warming = threading.Thread(target=session.warm, daemon=True)
+        app = application(session, token, allowed_hosts(host, port))
+        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **config))
+        try:
+            session.load()
             print(f"colorjax is at {address}\nCtrl-C ends it.", flush=True)
-            threading.Thread(target=session.warm, daemon=True).start()
+            warming.start()
             if browser:
                 webbrowser.open(address)
-            uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt as stop:  # by which a signal ends it, once the session is closed
-        return 128 + stop.args[0] if stop.args else 0
-    return 0
+            server.run(sockets=[listener])
+        except KeyboardInterrupt as stop:  # by which every signal ends it
+            status = 128 + stop.args[0] if stop.args else 0
+    if warming.is_alive():  # in XLA, which cannot be stopped; Python's own end would abort
+        sys.stdout.flush()
+        os._exit(status)
+    return status

@@ -185,6 +185,10 @@ class Session:
     @property
     def colorizer(self) -> Colorizer:
         """The network, loaded when it is first asked for."""
+        return self.load()
+
+    def load(self) -> Colorizer:
+        """Load the network, unless that is done."""
         with self._lock:
             self._colorizer = self._colorizer or self._load()
             return self._colorizer
