@@ -367,3 +367,30 @@ def test_a_hint_outside_the_photograph_is_named(colorizer, image, analysis):
         colorizer(image, [Hint(5, 5, RED), Hint(130, 5, RED)], analysis=analysis)
     with pytest.raises(HintError, match="x = -1"):
         colorizer.suggest(image, -1, 5, analysis)
+
+
+def test_the_command_line_takes_a_films_hints(tmp_path, capsys):
+    import av
+
+    source, out, path = tmp_path / "in.mp4", tmp_path / "out.mp4", tmp_path / "hints.json"
+    still = np.full((64, 96, 3), 60, np.uint8)
+    still[:, 48:] = 160
+    with av.open(str(source), "w") as film:
+        stream = film.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(12):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(still, "rgb24")))
+        film.mux(stream.encode(None))
+    points = [{"x": 20, "y": 30, "color": BLUE, "time": time} for time in (0.5, 7)]
+    path.write_text(json.dumps({"points": points}))
+    assert run(source, out, "--hints", path) == 0
+    assert "not used: 7 s" in capsys.readouterr().out
+    with av.open(str(out)) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    bluer = [
+        float(frame[20:40, 10:30, 2].mean() - frame[20:40, 10:30, 0].mean()) for frame in frames
+    ]
+    assert len(frames) == 12 and max(bluer[:5]) + 5 < bluer[5] and bluer[11] > bluer[5] + 10
+    points[0]["x"] = 96
+    path.write_text(json.dumps({"points": points}))
+    refused(capsys, colorize.main, [source, tmp_path / "b.mp4", "--hints", path], path, "x = 96")
