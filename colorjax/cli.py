@@ -223,7 +223,7 @@ def check_replaced(source: Path, target: Path, read: Callable[[Path], np.ndarray
     given = read(source)
     coloured = there.ndim == 3 and (np.ptp(there.reshape(-1, 3), axis=1) > 0).any()
     if coloured and given.shape[:2] == there.shape[:2]:
-        if np.abs(_small_lightness(given) - _small_lightness(there)).mean() < 1.5:
+        if np.abs(_small_lightness(given) - _small_lightness(there)).mean() < 2:
             return
     raise ConfigError(
         f"{target} is a picture of its own beside {source}, not made from it (does a wildcard name "
@@ -233,7 +233,7 @@ def check_replaced(source: Path, target: Path, read: Callable[[Path], np.ndarray
 
 def _small_lightness(pixels: np.ndarray) -> np.ndarray:
     small = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    small = Image.fromarray(small).convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    small = Image.fromarray(small).convert("RGB").resize((16, 16), Image.Resampling.BOX)
     return np.asarray(color.lightness(np.asarray(small) / np.float32(255)))
 
 
@@ -469,9 +469,10 @@ def run(argv: list[str] | None) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="replace")  # a sign that the console's encoding lacks
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+            stream.reconfigure(errors="replace")  # a sign that the console's encoding lacks
     try:
         with _on_signals(_interrupt, {"SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}):
             return run(argv)

@@ -1,5 +1,6 @@
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from test_folder import weights  # noqa: F401  (a fixture: a network of strong c
 
 import colorize
 from colorjax import color
-from colorjax.media import film, temporal
+from colorjax.media import demux, film, remux, temporal
 from colorjax.media.overlap import map_ahead, prefetch
 
 ROOT = Path(colorize.__file__).parent
@@ -45,7 +46,9 @@ def make(path, count=20, size=(48, 64), times=None, sound="", turned=0, codec="l
             stream.codec_context.time_base = Fraction(1, 1000)
         if turned:
             stream.set_display_rotation(turned)
-        tone = out.add_stream(sound, rate=44100) if sound else None
+        tone = out.add_stream(sound, rate=44100, layout="mono") if sound else None
+        if tone and sound == "wmav2":
+            tone.bit_rate = 64000
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(scene(number, *size), "rgb24")
             if times:
@@ -63,6 +66,68 @@ def make(path, count=20, size=(48, 64), times=None, sound="", turned=0, codec="l
                 frame.time_base = Fraction(1, 44100)
                 out.mux(tone.encode(frame))
             out.mux(tone.encode(None))
+    return path
+
+
+def remade(source, target, edit=lambda packet: None, **options):
+    """A film's packets in another container, each after an edit; options of the container."""
+    with av.open(str(source)) as given, av.open(str(target), "w", options=options) as out:
+        streams = {s.index: out.add_stream_from_template(s, opaque=True) for s in given.streams}
+        for packet in given.demux():
+            if packet.size:
+                edit(packet)
+                packet.stream = streams[packet.stream_index]
+                out.mux(packet)
+    return target
+
+
+def packets(path, kind):
+    """Start, end in seconds and bytes of each packet of a kind of stream."""
+    with av.open(str(path)) as film:
+        (stream,) = (stream for stream in film.streams if stream.type == kind)
+        return [
+            (float(p.pts * p.time_base), float((p.pts + p.duration) * p.time_base), bytes(p))
+            for p in film.demux(stream)
+            if p.size
+        ]
+
+
+def titled(path, words, kind, chapters=(), start=0):
+    """A film of 3 s with sound and subtitles (start, end in ms, text), as `.srt` or `.ass`."""
+    bare = make(path.with_name("bare.mkv"), 30, codec="mjpeg", pix="yuvj420p", sound="aac")
+    text = path.with_name(f"words.{kind}")
+    if kind == "srt":
+        clock = "00:00:{:02},{:03}".format
+        lines = [
+            f"{number}\n{clock(*divmod(a, 1000))} --> {clock(*divmod(b, 1000))}\n{line}\n"
+            for number, (a, b, line) in enumerate(words, 1)
+        ]
+    else:
+        clock = "0:00:{:02}.{:02}".format
+        lines = [
+            "[Script Info]\nScriptType: v4.00+\n",
+            "[V4+ Styles]\nFormat: Name, Fontname, Fontsize\nStyle: Default,Arial,20\n",
+            "[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, "
+            "Text",
+        ]
+        for a, b, line in words:
+            times = (clock(*divmod(a // 10, 100)), clock(*divmod(b // 10, 100)))
+            lines.append(f"Dialogue: 0,{times[0]},{times[1]},Default,,0,0,0,,{line}")
+    text.write_text("\n".join(lines))
+    with (
+        av.open(str(bare)) as film,
+        av.open(str(text)) as given,
+        av.open(str(path), "w") as out,
+    ):
+        sources = [*film.streams, given.streams[0]]
+        streams = [out.add_stream_from_template(stream, opaque=True) for stream in sources]
+        out.set_chapters(list(chapters))
+        found = [p for source in (film, given) for p in source.demux() if p.dts is not None]
+        for packet in sorted(found, key=lambda packet: packet.dts * packet.time_base):
+            packet.pts += round(start / packet.time_base)
+            packet.dts += round(start / packet.time_base)
+            packet.stream = streams[sources.index(packet.stream)]
+            out.mux(packet)
     return path
 
 
@@ -180,16 +245,282 @@ def test_avis_shuffled_times_are_put_in_order(run, tmp_path):
     assert spans == pytest.approx([number / 10 for number in range(30)], abs=0.0011)
 
 
-def test_two_films_in_a_row_go_on_in_time(run, tmp_path):
-    """Recordings are joined by writing one behind the other: the time starts anew."""
+@pytest.mark.parametrize("later", [0, 3600])
+def test_two_films_in_a_row_go_on_in_time(run, tmp_path, later):
+    """Recordings are joined by writing one behind the other: the clock starts anew, or jumps."""
     source = make(tmp_path / "in.ts", 30, sound="mp2")
-    source.write_bytes(2 * source.read_bytes())
-    status, _, err = run(source, tmp_path / "out.mp4")
+    second = remade(source, tmp_path / "second.ts", output_ts_offset=str(later))
+    source.write_bytes(source.read_bytes() + second.read_bytes())
+    status, out, err = run(source, tmp_path / "out.mp4")
     assert status == 0 or "1 of its parts" in err  # the seam may count as damage
+    assert "note: its clock starts anew" in out
     shown, sound = read(tmp_path / "out.mp4")
     assert len(shown) == 60 and sound == read(source)[1]
     steps = np.diff([frame.time for frame in shown])
     assert steps[np.arange(59) != 29] == pytest.approx(0.1, abs=0.001) and 0.05 < steps[29] < 0.3
+
+
+OVERLAPPING = [(100, 2900, "one"), (200, 400, "two"), (300, 2000, "three"), (2500, 2900, "four")]
+
+
+@pytest.mark.parametrize("kind", ["ass", "srt"])
+def test_overlapping_subtitles_shift_nothing(run, tmp_path, kind):
+    source = titled(tmp_path / "in.mkv", OVERLAPPING, kind)
+    status, out, err = run(source, tmp_path / "out.mkv")
+    assert (status, err) == (0, "") and "note" not in out
+    for stream in ("video", "audio", "subtitle"):
+        before, after = packets(source, stream), packets(tmp_path / "out.mkv", stream)
+        times = [sorted(start for start, _, _ in found) for found in (before, after)]
+        assert times[1] == pytest.approx(times[0], abs=0.0011)
+        assert stream == "video" or [p[1:] for p in after] == [p[1:] for p in before]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_recordings_clock_begins_at_0(run, tmp_path, suffix):
+    """The clock of a recording from the air stands at any hour."""
+    made = make(tmp_path / "made.ts", 20, sound="mp2")
+    source = remade(made, tmp_path / "in.ts", output_ts_offset="36000")
+    target = tmp_path / f"out.{suffix}"
+    assert run(source, target)[0] == 0
+    start = min(packets(source, kind)[0][0] for kind in ("video", "audio"))
+    assert start > 36000
+    for kind in ("video", "audio"):
+        before, after = (
+            [p[0] - s for p in packets(x, kind)] for x, s in ((source, start), (target, 0))
+        )
+        assert sorted(after) == pytest.approx(sorted(before), abs=0.0011)
+
+
+def test_subtitles_and_chapters_begin_at_0_with_the_clock(run, tmp_path):
+    part = {"id": 1, "start": 100_500, "end": 101_500, "time_base": Fraction(1, 1000)}
+    chapters = [part | {"metadata": {"title": "Noon"}}]
+    words = [(500, 900, "one")]
+    source = titled(tmp_path / "in.mkv", words, "srt", chapters, start=100)
+    assert run(source, tmp_path / "out.mkv")[0] == 0
+    ((start, _, text),) = packets(tmp_path / "out.mkv", "subtitle")
+    assert start == pytest.approx(0.5, abs=0.03) and text == b"one"
+    with av.open(str(tmp_path / "out.mkv")) as film:
+        (chapter,) = film.chapters()
+        assert float(chapter["start"] * chapter["time_base"]) == pytest.approx(0.5, abs=0.03)
+        assert film.duration / 1e6 == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_packets_time_equal_to_the_one_before_loses_nothing(run, tmp_path, suffix):
+    made = make(tmp_path / "made.mkv", 20, sound="aac", codec="mjpeg", pix="yuvj420p")
+
+    def same(packet, seen={}):  # noqa: B006  (one for the film)
+        number = seen[packet.stream_index] = seen.get(packet.stream_index, -1) + 1
+        if number in (7, 12):
+            packet.pts = packet.dts = seen["last", packet.stream_index]
+        seen["last", packet.stream_index] = packet.dts
+
+    source = remade(made, tmp_path / "in.mkv", same)
+    for kind in ("video", "audio"):
+        times = [start for start, _, _ in packets(source, kind)]
+        assert sum(a == b for a, b in itertools.pairwise(times)) == 2  # else this tests nothing
+    target = tmp_path / f"out.{suffix}"
+    status, _, err = run(source, target)
+    assert (status, err) == (0, "")
+    shown, sound = read(target)
+    assert len(shown) == 20 and sound == read(source)[1]
+    before, after = ([p[0] for p in packets(path, "audio")] for path in (source, target))
+    assert after == pytest.approx(before, abs=0.025)
+
+
+def sound_of(path):
+    """The name of a film's sound, and its samples, decoded."""
+    with av.open(str(path)) as film:
+        (stream,) = film.streams.audio
+        name = stream.codec_context.name
+        parts = [frame.to_ndarray() for frame in film.decode(stream)]
+    return name, np.concatenate([part.reshape(-1) for part in parts])
+
+
+@pytest.mark.parametrize(
+    "name, codec, sound",
+    [("in.wmv", "wmv2", "wmav2"), ("in.avi", "mjpeg", "adpcm_ima_wav")],
+)
+def test_sound_that_a_container_does_not_hold(run, tmp_path, name, codec, sound):
+    """Matroska holds it all, by the names of AVI; elsewhere it becomes PCM, which is said."""
+    pix = "yuvj420p" if codec == "mjpeg" else None
+    source = make(tmp_path / name, 20, codec=codec, pix=pix, sound=sound)
+    status, out, err = run(source, tmp_path / "out.mkv")
+    assert (status, err) == (0, "") and "note" not in out
+    assert [p[2] for p in packets(tmp_path / "out.mkv", "audio")] == read(source)[1]["audio"]
+    for suffix in ("mp4", "mov"):
+        target = tmp_path / f"out.{suffix}"
+        status, out, err = run(source, target)
+        assert (status, err) == (0, "")
+        assert f"its sound ({sound}) becomes pcm_s16le: .{suffix} cannot hold it" in out
+        kind, samples = sound_of(target)
+        assert kind == "pcm_s16le" and abs(len(samples) - 88200) < 8192
+        assert np.array_equal(samples, sound_of(source)[1]) or sound == "wmav2"  # of floats
+        assert len(read(target)[0]) == 20
+
+
+def test_a_place_whose_name_has_signs_of_its_own(run, tmp_path):
+    """Of the way by which Matroska gets such sound."""
+    place = tmp_path / "a [b]|c'd\\e f=x"
+    place.mkdir()
+    source = make(place / "in.wmv", 5, codec="wmv2", sound="wmav2")
+    assert run(source, place / "out.mkv")[0] == 0
+    assert sorted(path.name for path in place.iterdir()) == ["in.wmv", "out.mkv"]
+    assert sound_of(place / "out.mkv")[0] == "wmav2"
+
+
+def test_chapters_are_kept_beside_such_sound(run, tmp_path):
+    made = make(tmp_path / "made.wmv", 10, codec="wmv2", sound="wmav2")
+    source = tmp_path / "in.wmv"
+    part = {"id": 1, "start": 0, "end": 500, "time_base": Fraction(1, 1000)}
+    with av.open(str(made)) as given, av.open(str(source), "w", format="asf") as out:
+        streams = [out.add_stream_from_template(s, opaque=True) for s in given.streams]
+        out.set_chapters([part | {"metadata": {"title": "Noon"}}])
+        for packet in given.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                out.mux(packet)
+    status, out, _ = run(source, tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as film:
+        assert status == 0 and [c["metadata"]["title"] for c in film.chapters()] == ["Noon"]
+    assert "becomes pcm_s16le" in out
+
+
+@pytest.mark.parametrize("name, codec", [("in.avi", "mjpeg"), ("in.mkv", "mjpeg")])
+def test_stereo_pcm_without_a_layout_goes_into_mp4(run, tmp_path, name, codec):
+    """It failed in the trailer, after all frames."""
+    source = tmp_path / name
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        tone = out.add_stream("pcm_s16le", rate=44100, layout="stereo")
+        for number in range(5):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(scene(number, 48, 64), "rgb24")))
+        noise = np.random.default_rng(0).integers(-9000, 9000, (1, 2 * 22050)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(noise, "s16", "stereo")
+        frame.sample_rate = 44100
+        out.mux(tone.encode(frame))
+    status, said, err = run(source, tmp_path / "out.mp4")
+    assert (status, err) == (0, "") and "note" not in said
+    kind, samples = sound_of(tmp_path / "out.mp4")
+    assert kind == "pcm_s16le" and np.array_equal(samples, noise.ravel())
+
+
+@pytest.mark.parametrize("encoders", [("aac",), ()])
+def test_sound_that_becomes_aac_or_is_left_out(run, tmp_path, monkeypatch, encoders):
+    monkeypatch.setattr(remux, "_encoders", lambda context: encoders)
+    source = make(tmp_path / "in.wmv", 20, codec="wmv2", sound="wmav2")
+    status, out, err = run(source, tmp_path / "out.mp4")
+    assert (status, err) == (0, "") and len(read(tmp_path / "out.mp4")[0]) == 20
+    if encoders:
+        assert "becomes aac" in out
+        kind, samples = sound_of(tmp_path / "out.mp4")
+        assert kind == "aac" and abs(len(samples) - 88200) < 8192
+    else:
+        assert "note: its sound (wmav2) is left out: .mp4 cannot hold it" in out
+
+
+def test_sound_that_fails_after_the_trial_costs_no_picture(run, tmp_path, monkeypatch):
+    write, calls = remux.remux, []
+
+    def fails(pictures, begin, source, target, plan, most=None):
+        calls.append(plan)
+        if plan.codecs and most is None:
+            raise av.error.InvalidDataError(1, "at the trailer")
+        return write(pictures, begin, source, target, plan, most)
+
+    monkeypatch.setattr(remux, "remux", fails)
+    source = make(tmp_path / "in.mp4", 5, sound="aac")
+    status, out, _ = run(source, tmp_path / "out.mp4")
+    assert status == 0 and "its sound and subtitles are left out" in out
+    assert len(read(tmp_path / "out.mp4")[0]) == 5
+
+
+def test_fonts_that_come_along_are_kept(run, tmp_path):
+    made, source = tmp_path / "made.mkv", tmp_path / "in.mkv"
+    make(made, 3, codec="mjpeg", pix="yuvj420p")
+    with av.open(str(made)) as given, av.open(str(source), "w") as out:
+        stream = out.add_stream_from_template(given.streams[0], opaque=True)
+        out.add_attachment("old.ttf", "font/ttf", b"letters")
+        for packet in given.demux():
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    assert run(source, tmp_path / "out.mkv")[0] == 0
+    with av.open(str(tmp_path / "out.mkv")) as film:
+        (font,) = film.streams.attachments
+        assert (font.name, bytes(font.data)) == ("old.ttf", b"letters")
+    assert "1 of its streams are left out" in run(source, tmp_path / "out.mp4")[1]
+
+
+# ------------------------------------------------------------------------------------- exact
+
+SAMPLINGS = [
+    "yuv420p",
+    "yuv422p",
+    "yuv411p",
+    "nv12",
+    "yuv444p",
+    "yuv420p10le",
+    "p010le",
+    "yuv422p10le",
+]
+
+
+@pytest.mark.parametrize("kind", [*SAMPLINGS, "gray", "gray10le"])
+def test_frames_of_the_usual_range_are_decoded_exactly(kind):
+    """(Y − 16) · 255 / 219, within rounding, of a ramp over all of it."""
+    frame = av.VideoFrame(440, 16, kind)
+    bits = frame.format.components[0].bits
+    ramp = np.round(np.linspace(16 << (bits - 8), 235 << (bits - 8), 440))
+    for number, plane in enumerate(frame.planes):
+        values = np.frombuffer(plane, np.uint8 if bits == 8 else np.uint16).reshape(
+            plane.height, -1
+        )
+        values = np.full_like(values, 128 << (bits - 8))
+        if number == 0:
+            values[:, :440] = ramp
+        plane.update((values << 6 if kind == "p010le" else values).tobytes())
+    frame.color_range = 1
+    pixels = demux._frame(frame, frame, demux.Outcome()).pixels
+    wanted = (ramp / (1 << (bits - 8)) - 16) * 255 / 219
+    assert pixels.ndim == 2 and np.abs(pixels - wanted).max() < 0.51
+
+
+def test_white_stays_white_to_the_end(run, tmp_path):
+    """And black black: Y of each frame, before and after, without loss by H.264."""
+    levels = [16, 17, 60, 128, 200, 234, 235]
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        stream = out.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for level in levels:
+            yuv = np.full((72, 64), 128, np.uint8)
+            yuv[:48] = level
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(yuv, "yuv420p")))
+        out.mux(stream.encode(None))
+    options = ["--crf", "0", "--saturation", "0"]
+    assert run(tmp_path / "in.mkv", tmp_path / "out.mp4", *options)[0] == 0
+    shown = [frame.to_ndarray()[:48] for frame in read(tmp_path / "out.mp4")[0]]
+    assert [(y.min(), y.max()) for y in shown] == [(level, level) for level in levels]
+
+
+def test_interlaced_films_and_joined_sizes_are_said(run, tmp_path):
+    for name, size, options in (
+        ("one", (48, 64), {"flags": "+ildct+ilme"}),
+        ("two", (96, 64), {}),
+    ):
+        with av.open(str(tmp_path / f"{name}.ts"), "w") as out:
+            stream = out.add_stream("mpeg2video", rate=25, options=options)
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            for number in range(10):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(scene(number, *size), "rgb24")))
+            out.mux(stream.encode(None))
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join((tmp_path / f"{x}.ts").read_bytes() for x in ("one", "two")))
+    _, out, _ = run(source, tmp_path / "out.mp4")
+    assert "it is interlaced" in out and "deinterlace it before" in out
+    assert "its frames change from 64 × 48 to 64 × 96: all are written as 64 × 48" in out
+    assert {(f.width, f.height) for f in read(tmp_path / "out.mp4")[0]} == {(64, 48)}
 
 
 def two_tracks(path, chosen):
@@ -450,43 +781,58 @@ def test_sound_of_an_unknown_kind_is_left_out(run, tmp_path):
     assert len(read(tmp_path / "out.mp4")[0]) == 6
 
 
-def test_interrupted_it_says_how_far_it_came(run, tmp_path, monkeypatch):
-    source = make(tmp_path / "in.mp4", 40)
+@pytest.mark.parametrize("name, suffix", [("in.wmv", "mp4"), ("in.wmv", "mkv")])
+def test_a_full_disk_leaves_nothing(run, tmp_path, name, suffix):
+    """In the first pass, and in the second, where the sound is written as well."""
+    source, target = tmp_path / name, tmp_path / f"out.{suffix}"
+    make(source, 20, codec="wmv2", sound="wmav2")
+    assert run(source, target)[0] == 0
+    whole = target.stat().st_size
+    target.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (2000, whole - 3000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            status, _, err = run(source, target)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert status == 2 and f"{target} could not be written: File too large" in err
+        assert len(err.splitlines()) == 1 and list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_interrupted_it_says_how_far_it_came(run, tmp_path, monkeypatch, name):
+    """By Ctrl-C, a shutdown or a closed window."""
+    source, number = make(tmp_path / "in.mp4", 40), getattr(signal, name)
     merge = film._merged
 
     def merged(colorizer, outcome, predicted):
-        if predicted[0].pts >= 20 * 1024:  # of 10240 a second
-            raise KeyboardInterrupt
+        if predicted[0].pts == 20 * 1024:  # of 10240 a second
+            os.kill(os.getpid(), number)
         return merge(colorizer, outcome, predicted)
 
     monkeypatch.setattr(film, "_merged", merged)
     status, _, err = run(source, tmp_path / "out.mp4")
-    assert status == 130 and "frame 20 of 40" in err and len(err.splitlines()) == 1
+    assert status == 128 + number and len(err.splitlines()) == 1
+    assert "interrupted at frame" in err and "of 40" in err
     assert list(tmp_path.iterdir()) == [source]
     assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_ctrl_c_ends_it(tmp_path, weights):  # noqa: F811
-    """In a process of its own: threads that outlived the film would crash it."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_stopped_in_a_process_of_its_own(tmp_path, weights, name):  # noqa: F811
+    """Ctrl-C leaves nothing, though threads run; a kill nothing under the final name."""
     source, target = make(tmp_path / "in.mp4", 1500), tmp_path / "out.mp4"
     command = [sys.executable, ROOT / "colorize.py", source, target, "--weights", weights]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not list(tmp_path.glob(".*.tmp")):
-        assert process.poll() is None
+    deadline = time.monotonic() + 120
+    while sum(path.stat().st_size > 10_000 for path in tmp_path.glob(".*.tmp")) == 0:
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert process.returncode == 130 and b"interrupted at frame" in error
-    assert len(error.splitlines()) == 1 and list(tmp_path.iterdir()) == [source]
-
-
-def test_killed_it_leaves_nothing_under_the_final_name(tmp_path, weights):  # noqa: F811
-    source, target = make(tmp_path / "in.mp4", 1500), tmp_path / "out.mp4"
-    command = [sys.executable, ROOT / "colorize.py", source, target, "--weights", weights]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not (started := list(tmp_path.glob(".*.tmp"))):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert started and not target.exists()
+    process.send_signal(getattr(signal, name))
+    _, error = process.communicate(timeout=60)
+    assert not target.exists()
+    if name == "SIGINT":
+        assert process.returncode == 130 and b"interrupted at frame" in error
+        assert len(error.splitlines()) == 1 and list(tmp_path.iterdir()) == [source]

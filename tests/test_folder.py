@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,73 @@ def test_films_in_it_are_left_for_a_command_of_their_own(scans, weights, tmp_pat
     assert run(scans, tmp_path / "out", "--weights", weights) == 0
     assert "note: left out: 1 films, to be coloured one by one" in capsys.readouterr().out
     assert tree(tmp_path / "out") == sorted(OUT)
+
+
+def test_other_kinds_of_picture_are_counted(scans, weights, tmp_path, capsys):
+    for name in ("x.psd", "album/y.PSD", "z.nef"):
+        (scans / name).write_bytes(b"of no matter")
+    shutil.copy(scans / "b.jpg", scans / "phone.jfif")
+    assert run(scans, tmp_path / "out", "--weights", weights) == 0
+    said = capsys.readouterr().out
+    assert "note: left out: 2 Photoshop (.psd)" in said and "note: left out: 1 raw (.nef)" in said
+    assert "coloured 7 of 7" in said
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "x.psd").write_bytes(b"of no matter")
+    refused(capsys, colorize.main, [others, tmp_path / "o"], "no photographs", "1 Photoshop (.psd)")
+
+
+def test_what_cannot_be_opened_is_named(scans, weights, tmp_path, monkeypatch, capsys):
+    """A subfolder, a link that leads nowhere; the rest is coloured."""
+    (scans / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    scandir = os.scandir
+
+    def locked(place):
+        if str(place).endswith("album"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert run(scans, tmp_path / "out", "--weights", weights) == 1
+    monkeypatch.undo()
+    said = capsys.readouterr()
+    assert "coloured 3 of 3" in said.out and tree(tmp_path / "out") == ["a.png", "b.jpg", "f.PNG"]
+    assert f"failed: {scans / 'album'}: Permission denied" in said.err
+    assert f"failed: {scans / 'gone.png'}: No such file" in said.err
+
+
+def test_a_photograph_cut_short_is_coloured_and_named(scans, weights, tmp_path, capsys):
+    Image.fromarray(picture(9, 200, 200)).save(scans / "cut.jpg")
+    (scans / "cut.jpg").write_bytes((scans / "cut.jpg").read_bytes()[:3000])
+    assert run(scans, tmp_path / "out", "--weights", weights) == 1
+    said = capsys.readouterr()
+    assert "coloured 7 of 7" in said.out
+    assert f"incomplete: {scans / 'cut.jpg'} was coloured as far as it goes" in said.err
+    assert run(scans / "cut.jpg", tmp_path / "alone.png", "--weights", weights) == 1
+    assert "cut.jpg is incomplete" in capsys.readouterr().err
+
+
+def test_two_runs_share_the_work(tmp_path, weights):
+    """Each photograph is written once, and no run fails because the other was first."""
+    place, out = tmp_path / "many", tmp_path / "out"
+    place.mkdir()
+    for number in range(40):
+        Image.fromarray(picture(number, 50, 50)[..., 0]).save(place / f"{number:02}.png")
+    todo = folder.pairs(place, out)
+    colorizer = Colorizer.load(weights)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(folder.colorize_folder, colorizer, todo) for _ in range(2)]
+        one, other = (run.result(timeout=120) for run in runs)
+    assert len(tree(out)) == one.coloured + other.coloured == 40
+    assert one.elsewhere + other.elsewhere == 40 and not one.failures + other.failures
+
+
+def test_frames_for_a_film_are_refused_before_any_work(scans, weights, tmp_path, capsys):
+    for name, what in (("film.mp4", "a film"), ("film.png", "a file"), ("f.avi", "a film")):
+        refused(capsys, colorize.main, [scans, tmp_path / name], name, what, "name a folder")
+        assert not (tmp_path / name).exists()
+    (tmp_path / "film.mkv").mkdir()  # unless it is a folder
+    assert run(scans / "album/deep er", tmp_path / "film.mkv", "--weights", weights) == 0
 
 
 def test_an_output_inside_the_input_is_not_coloured_again(scans, weights):

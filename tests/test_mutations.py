@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from colorjax.media import files
 
+# pytest takes away the filters that `files` sets.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
+
 # Compilation and disks take their time; one folder serves all examples of a test.
 relaxed = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -17,7 +20,7 @@ relaxed = settings(
 
 
 def test_damaged_files_are_coloured_or_refused(tmp_path):
-    outcome = mutations.run(390, 1, tmp_path)
+    outcome = mutations.run(396, 1, tmp_path)
     assert outcome["coloured"] > 30 and outcome["refused"] > 30
 
 
@@ -52,8 +55,6 @@ def test_what_is_written_losslessly_is_read_again(
     pixels = random.integers(0, top + 1, (*shape, 3) if colour else shape).astype(dtype)
     opacity = random.integers(0, top + 1, shape).astype(dtype) if alpha else None
     path = tmp_path / f"a.{suffix}"
-    if suffix == "tif" and alpha and not colour:
-        return  # grey with alpha is no kind of TIFF that every reader knows
     notes = files.write(path, files.Photograph(pixels, opacity), overwrite=True)
     again = files.read(path)
     deep_kept = deep and suffix in ("png", "tif")

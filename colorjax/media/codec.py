@@ -31,6 +31,17 @@ def srgb_profile() -> bytes:
     return profile[:24] + struct.pack(">6H", 1999, 10, 1, 0, 0, 0) + profile[36:]
 
 
+def profile_of(image: Any, file: BinaryIO) -> bytes | None:
+    """The colour profile that Pillow does not tell: a JPEG 2000's, or what a PNG's gamma says."""
+    if image.format == "JPEG2000":
+        return metadata.jp2_profile(file)
+    gamma = image.info.get("gamma", 0)  # sRGB's is called 0.45455
+    if image.format != "PNG" or not 0.1 < gamma < 5 or abs(gamma - 0.45455) < 0.01:
+        return None
+    said = {"icc_profile", "srgb"} & set(image.info)
+    return None if said else profiles.of_gamma(1 / gamma, srgb_profile())
+
+
 @functools.lru_cache(16)
 def _transform(profile: bytes, mode: str) -> Callable | None:
     """From 8-bit L, RGB or CMYK to L or RGB in sRGB; None where that changes nothing."""
@@ -216,25 +227,36 @@ def samples_of_tiff(page: tiff.Tiff, notes: list[str]) -> np.ndarray:
     return np.concatenate([_array(picture, to_srgb_by(picture, notes)[0]), alpha], 2)
 
 
-def mended(image: Any, file: BinaryIO) -> tuple[BinaryIO, float] | None:
-    """A file that is cut short, completed, and the share of the picture that is missing.
+def mended(image: Any, file: BinaryIO) -> tuple[BinaryIO, str, bool] | None:
+    """A file that is cut short, completed; a note; whether part of the picture is missing.
 
     A JPEG gets an end marker; libjpeg decodes what is missing as grey. What is missing is where
     other bytes before that marker would change the picture. A PNG's rows are filled with grey.
     None if it is of another kind, or nothing of it is there.
     """
     file.seek(0)
-    if image.format in ("JPEG", "MPO"):
+    if image.format == "PNG":
+        whole, missing = _mended_png(file)
+    elif image.format in ("JPEG", "MPO"):
         data = file.read()
         ends = [data + filler + b"\xff\xd9" for filler in (b"", b"\x55\xaa\x33" * 999)]
         one, other = (np.asarray(Image.open(io.BytesIO(end), formats=["JPEG"])) for end in ends)
         differs = (one != other).reshape(len(one), -1).any(1)
         missing = 1 - differs.argmax() / len(one) if differs.any() else 0.0
-        return (io.BytesIO(ends[0]), missing) if missing < 1 else None
-    return _mended_png(file) if image.format == "PNG" else None
+        whole = io.BytesIO(ends[0])
+        if missing and "progressive" in image.info and np.ptp(one):  # all of it, but not in detail
+            return whole, "the file is cut short: the picture is without its details", True
+    else:
+        return None
+    if missing == 1:
+        return None
+    if missing:
+        share = f"{max(missing, 0.01):.0%} of the picture is missing at its end, and is grey"
+        return whole, f"the file is cut short: {share}", True
+    return whole, "the file lacks its end; all of the picture is there", False
 
 
-def _mended_png(file: BinaryIO) -> tuple[BinaryIO, float] | None:
+def _mended_png(file: BinaryIO) -> tuple[BinaryIO, float]:
     head, ends, rows = file.read(33), False, zlib.decompressobj()
     width, height, depth, colors, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colors]
@@ -253,8 +275,8 @@ def _mended_png(file: BinaryIO) -> tuple[BinaryIO, float] | None:
             data = file.read(size + 12)
             before += data if len(data) == size + 12 else b""
     whole = len(found) // row
-    if ends or interlaced or whole == 0:
-        return None
+    if ends or interlaced:
+        return file, 1
     filler = 128 if colors in (0, 2) and depth >= 8 else 0
     missing = bytearray([filler]) * (row * (height - whole))
     missing[::row] = bytes(height - whole)  # rows without a filter

@@ -17,7 +17,6 @@ import numpy as np
 _PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv")
 # FFmpeg's names of a colour matrix → swscale's, which knows BT.601 by one of its two names alone.
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-_FULL_RANGE = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
 _NO_TIME = -(1 << 62)
 _BACK, _AHEAD = 1.0, 10.0  # seconds; a clock that jumps by more has started anew
 _LOCK = threading.Lock()
@@ -129,24 +128,23 @@ def packets(film: Any, streams: list[Any], outcome: Outcome) -> Generator[Any]:
     """
     from av.format import Flags
 
-    ends: dict[int, float] = {}
-    shift, ahead = 0.0, _AHEAD if film.format.flags & Flags.ts_discont.value else inf
+    starts: dict[int, float] = {}  # of each stream's last packet, in seconds
+    end, shift = 0.0, 0.0
+    ahead = _AHEAD if film.format.flags & Flags.ts_discont.value else inf
     for packet in film.demux(*streams):
-        if packet.dts is None and packet.pts is not None:
+        if packet.dts is None and packet.stream.type != "video":
             packet.dts = packet.pts
         if packet.dts is not None:
             unit, own = float(packet.time_base), packet.stream_index
             if packet.stream.type != "subtitle":
                 start = packet.dts * unit + shift
-                if own in ends and (
-                    start < ends[own] - _BACK or start > max(ends.values()) + ahead
-                ):
-                    shift += max(ends.values()) - start
+                if own in starts and not starts[own] - _BACK <= start <= end + ahead:
                     outcome.note("its clock starts anew within: the parts follow without a gap")
-                ends[own] = packet.dts * unit + shift + (packet.duration or 0) * unit
+                    shift, start = shift + end - start, end
+                starts[own], end = start, max(end, start + (packet.duration or 0) * unit)
             if shift:
                 packet.dts += round(shift / unit)
-                packet.pts = packet.pts and packet.pts + round(shift / unit)
+                packet.pts = None if packet.pts is None else packet.pts + round(shift / unit)
         yield packet
 
 
@@ -221,7 +219,7 @@ def _promised(film: Any, streams: list[Any]) -> float:
         if stream.duration
     ]
     if not ends and len(streams) == len(film.streams):  # no other stream could be the longest
-        ends = [((film.start_time or 0) + (film.duration or 0)) / 1e6]
+        ends = [(film.duration or 0) / 1e6]  # from 0, or from the start: whichever is less
     return float(max(ends, default=0))
 
 
@@ -245,7 +243,7 @@ def _frame(frame: Any, like: Any, outcome: Outcome) -> Frame:
         src_colorspace=_MATRICES.get(int(tag), 1 if like.height >= 720 else 5),
         dst_color_range=ColorRange.JPEG,
         # Without full chroma, 4:2:0 and its like come out darker by up to 2.3 of 255.
-        interpolation=Interpolation.BICUBIC
+        interpolation=(Interpolation.BILINEAR if size == first else Interpolation.BICUBIC)
         | Interpolation.ACCURATE_RND
         | Interpolation.FULL_CHR_H_INT,
     ).to_ndarray()
@@ -253,7 +251,10 @@ def _frame(frame: Any, like: Any, outcome: Outcome) -> Frame:
     if (rgb[..., 0] == grey).all() and (rgb[..., 2] == grey).all():
         rgb = grey
         if frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG:
-            rgb = _FULL_RANGE[grey]  # swscale takes grey for full range, whatever its tag
+            # Which swscale takes for full range, whatever its tag.
+            given = frame.reformat(like.width, like.height, frame.format.name).to_ndarray()
+            given = given / 2.0 ** (frame.format.components[0].bits - 8)
+            rgb = np.clip(np.round((given - 16) * 255 / 219), 0, 255).astype(np.uint8)
     turns = round(like.rotation / 90)
     return Frame(
         pts=_NO_TIME if frame.pts is None else frame.pts,

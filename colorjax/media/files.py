@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from colorjax.media import codec, metadata, tiff
+from colorjax.media.kinds import OTHER_KINDS, kind_of
 
 _FORMATS = {
     ".png": "PNG",
@@ -37,82 +38,6 @@ _FORMATS = {
 OUTPUT_SUFFIXES = tuple(_FORMATS)
 SUFFIXES = (*OUTPUT_SUFFIXES, ".gif", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k")
 SUFFIXES += (".heic", ".heif")  # by the extra `heic`
-_RAW = (
-    ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .rwl .pef .srw .x3f .mrw .3fr "
-    ".iiq .erf .kdc .dcr .mef .mos .fff .raw"
-)
-# Suffix -> kind of the pictures that are not read.
-OTHER_KINDS = dict.fromkeys(_RAW.split(), "raw") | {
-    ".psd": "Photoshop",
-    ".psb": "Photoshop",
-    ".xcf": "GIMP",
-    ".kra": "Krita",
-    ".ora": "OpenRaster",
-    ".ai": "Illustrator",
-    ".pdf": "PDF",
-    ".eps": "EPS",
-    ".svg": "SVG",
-    ".svgz": "SVG",
-    ".djvu": "DjVu",
-    ".jxl": "JPEG XL",
-    ".jxr": "JPEG XR",
-    ".wdp": "JPEG XR",
-    ".exr": "OpenEXR",
-    ".hdr": "Radiance HDR",
-    ".pfm": "PFM",
-    ".pam": "PAM",
-    ".tga": "Targa",
-    ".pcx": "PCX",
-    ".ico": "icon",
-    ".qoi": "QOI",
-    ".mng": "MNG",
-    ".dcm": "DICOM",
-    ".fits": "FITS",
-    ".wmf": "Windows metafile",
-    ".emf": "Windows metafile",
-}
-# How other kinds begin: place, bytes, name.
-_MAGIC = (
-    (0, b"8BPS", "Photoshop"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "EPS"),
-    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
-    (0, b"v/1\x01", "OpenEXR"),
-    (0, b"#?RADIANCE", "Radiance HDR"),
-    (0, b"#?RGBE", "Radiance HDR"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (4, b"JXL \r\n\x87\n", "JPEG XL"),
-    (0, b"II\xbc", "JPEG XR"),
-    (0, b"gimp xcf", "GIMP"),
-    (0, b"AT&TFORM", "DjVu"),
-    (0, b"SIMPLE  =", "FITS"),
-    (128, b"DICM", "DICOM"),
-    (0, b"PF\n", "PFM"),
-    (0, b"Pf\n", "PFM"),
-    (0, b"P7\n", "PAM"),
-    (0, b"qoif", "QOI"),
-    (0, b"\x8aMNG", "MNG"),
-    (0, b"\x8bJNG", "JNG"),
-    (0, b"\0\0\1\0", "icon"),
-    (0, b"\0\0\2\0", "icon"),
-    (0, b"\x0a\5\1\x08", "PCX"),
-    (0, b"BPG\xfb", "BPG"),
-    (0, b"\xd7\xcd\xc6\x9a", "Windows metafile"),
-    (40, b" EMF", "Windows metafile"),
-    (30, b"mimetypeapplication/x-krita", "Krita"),
-    (30, b"mimetypeimage/openraster", "OpenRaster"),
-    (0, b"FUJIFILMCCD-RAW", "raw"),
-    (4, b"ftypcrx ", "raw"),
-    (6, b"HEAPCCDR", "raw"),
-    (0, b"IIRO", "raw"),
-    (0, b"IIRS", "raw"),
-    (0, b"MMOR", "raw"),
-    (0, b"IIU\0", "raw"),
-    (0, b"FOVb", "raw"),
-    (0, b"\0MRM", "raw"),
-    (8, b"CR\2", "raw"),
-)
-_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 
 # Pillow refuses from 179 megapixels on, which scans exceed; `_open` has a limit of its own.
 Image.MAX_IMAGE_PIXELS = None
@@ -143,9 +68,7 @@ class Photograph:
     comments: tuple[bytes, ...] = ()  # of a JPEG or GIF
     text: tuple[tuple[bytes, bytes], ...] = ()  # of a PNG: kind and data of each chunk
     notes: tuple[str, ...] = ()  # what could not be kept, one line each
-    partial: bool = (
-        False  # the file is cut short: part of the pixels is missing, and a note says so
-    )
+    partial: bool = False  # part of the pixels is missing, for the file is cut short
 
 
 @contextmanager
@@ -166,7 +89,7 @@ def _decoding(name: str | Path) -> Iterator[None]:
         ):
             raise _unread(name, kind) from error
         elif isinstance(error, Image.UnidentifiedImageError) or "decoder object" in text:
-            why = f"is no picture ({' '.join(SUFFIXES)}), or it is truncated or damaged"
+            why = "is no picture of a kind that is read, or it is truncated or damaged"
         elif any(sign in text.lower() for sign in ("truncated", "eof", "not enough", "smaller")):
             why = "is truncated: copy or download it again"
         else:
@@ -174,31 +97,13 @@ def _decoding(name: str | Path) -> Iterator[None]:
         raise FileError(f"{name} {why}") from error
 
 
-def _kind(file: BinaryIO, name: str | Path) -> str | None:
-    """The kind of a picture that Pillow is not to read, by its first bytes; None if unknown."""
-    file.seek(0)
-    head = file.read(1024)
-    for place, magic, kind in _MAGIC:
-        if head[place : place + len(magic)] == magic:
-            return kind
-    if head[4:8] == b"ftyp":
-        brands = {head[8:12], *(head[place : place + 4] for place in range(16, head[3] & 252, 4))}
-        return "HEIC" if brands & _HEIC and not brands & {b"avif", b"avis"} else None
-    if b"<svg" in head:
-        return "SVG"
-    by_suffix = OTHER_KINDS.get(Path(name).suffix.lower())
-    return "raw" if by_suffix == "raw" and tiff.is_tiff(file) else None
-
-
-def _unread(name: str | Path, kind: str) -> FileError:
+def _unread(name: str | Path, kind: str, what: str = "") -> FileError:
     if kind == "raw":
-        how = (
-            "a sensor's data and not yet a picture: develop it into a TIFF (darktable, RawTherapee)"
-        )
-        return FileError(f"{name} is raw, {how}")
-    return FileError(
-        f"{name} is of the kind {kind}, which is not read: save it as TIFF, PNG or JPEG"
-    )
+        what = what or Path(name).suffix[1:].upper()
+        how = "a sensor's data: develop it into a TIFF (darktable, RawTherapee)"
+        return FileError(f"{name} is raw ({what}), {how}")
+    how = "save it as TIFF, PNG or JPEG"
+    return FileError(f"{name} is of the kind {kind}, which is not read: {how}")
 
 
 def _heif_opener(name: str | Path) -> None:
@@ -212,12 +117,10 @@ def _heif_opener(name: str | Path) -> None:
         pillow_heif.register_heif_opener()
 
 
-def _open(
-    file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str
-) -> tuple[Any, tiff.Tiff | None]:
-    """A picture: as Pillow opens it, or the page of a TIFF; and the page, if it is of a TIFF."""
+def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> tuple[Any, Any]:
+    """The image as Pillow opens it, or None; the page of a TIFF, which is there if that is None."""
     page, formats = None, codec.READABLE
-    if kind := _kind(file, name):
+    if kind := kind_of(file, name):
         if kind != "HEIC":
             raise _unread(name, kind)
         _heif_opener(name)
@@ -225,14 +128,22 @@ def _open(
     if tiff.is_tiff(file):
         try:
             page = tiff.open_tiff(file)
-        except tiff.RawError:
-            raise _unread(name, "raw") from None
+        except tiff.RawError as error:
+            raise _unread(name, "raw", str(error)) from None
     if page and page.is_known:
         size, image = page.size, None
     else:
         file.seek(0)
-        image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
+        try:
+            image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
+        except (Image.UnidentifiedImageError, KeyError):  # the latter of compressions
+            if not page:
+                raise
+            how = "save it with 8 or 16 bits a sample, uncompressed"
+            raise FileError(f"{name} is a TIFF of a layout that is not read: {how}") from None
         size = image.size
+        if icc := codec.profile_of(image, file):
+            image.info["icc_profile"] = icc
     megapixels = size[0] * size[1] / 1e6
     if megapixels > max_megapixels:
         limit = f"the limit is {max_megapixels:g}: {remedy}"
@@ -266,16 +177,12 @@ def _decoded(
     except Exception:
         if image is None or not (found := codec.mended(image, file)):
             raise
-    whole, missing = found
-    again, said = Image.open(whole, formats=codec.READABLE), len(notes)
-    samples = codec.samples_of(again, whole, notes)
-    del notes[:said]
-    if missing:
-        end = "is missing at its end, and is grey"
-        notes.append(f"the file is cut short: {max(missing, 0.01):.0%} of the picture {end}")
-    else:
-        notes.append("the file lacks its end; all of the picture is there")
-    return samples, missing > 0
+    whole, note, partial = found
+    again = Image.open(whole, formats=codec.READABLE)
+    fresh: list[str] = []
+    samples = codec.samples_of(again, whole, fresh)
+    notes[:] = [*dict.fromkeys((*notes, *fresh)), note]
+    return samples, partial
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -306,13 +213,18 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
             notes.append("only its first frame or page is used")
         samples, partial = _decoded(image, page, file, notes)
         carried = metadata.Carried()
-        with suppress(Exception):  # foreign bytes again, but the picture is whole without them
+        try:
             carried = _carried(image, page, file)
+        except Exception:  # foreign bytes again, but the picture is whole without them
+            notes.append("what it carries beside its pixels is damaged and was not kept")
         samples = _upright(samples, carried.orientation)
         found = (page.dpi or ()) if page else image.info.get("dpi", ())
         dpi = [float(value) for value in found]
-    if carried.orientation > 4:
-        dpi.reverse()
+        if carried.orientation > 4:
+            dpi.reverse()
+        is_jpeg = not page and image.format in ("JPEG", "MPO")
+        if carried.exif and is_jpeg and not image.info.get("jfif_unit"):
+            dpi = list(metadata.resolution_of(carried.exif) or ())  # Pillow takes one for both
     channels = samples.shape[2]
     alpha = samples[..., -1] if channels in (2, 4) else None
     if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
@@ -408,7 +320,9 @@ def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograp
     if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65527)):
         notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
         exif = None
-    if dpi and kind in ("WebP", "PPM"):
+    if exif and kind == "TIFF" and (names := metadata.not_for_tiff(exif)):
+        notes.append(f"TIFF holds no EXIF of a JPEG's encoding: not kept ({', '.join(names)})")
+    if dpi and (kind == "PPM" or (kind == "WebP" and not (exif and metadata.resolution_of(exif)))):
         notes.append(f"{kind} holds no resolution: {dpi[0]:g} × {dpi[1]:g} dpi is not kept")
     if xmp and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(xmp) > 65504)):
         notes.append(f"{kind} holds no such XMP: title, keywords and rights in it are not kept")

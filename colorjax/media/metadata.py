@@ -25,10 +25,15 @@ _ORIENTATION, _XMP, _IPTC, _PHOTOSHOP, _LAYERS = 274, 700, 33723, 34377, 37724
 STRUCTURE = {*range(254, 267), 273, *range(277, 282), 284, *range(288, 294), 301, 330, 332, 334}
 STRUCTURE |= {*range(317, 329), *range(336, 348), *range(512, 533), 559, *range(32995, 32999)}
 STRUCTURE |= {_XMP, _IPTC, _PHOTOSHOP, 34675, _LAYERS}
-# Of EXIF what describes a JPEG's encoding, and is not allowed in a TIFF: components, bits a pixel,
-# width, height, rules of interoperability.
-_OF_JPEG = {37121, 37122, 40962, 40963, _INTEROPERABILITY}
-_RESOURCES = {1033, 1036, 1039}  # of Photoshop about the old pixels: thumbnails, ICC profile
+# Of EXIF what describes a JPEG's encoding and is not allowed in a TIFF (Exif 2.32, 4.6.8): order of
+# components, bits a pixel, width, height, rules of interoperability; with names where it tells more
+# than the pixels do.
+_OF_JPEG = {37121: "", 37122: "CompressedBitsPerPixel", 40962: "", 40963: ""}
+_OF_JPEG |= {_INTEROPERABILITY: "InteropIndex"}
+_RESOURCES = frozenset(
+    {1033, 1036, 1039}
+)  # of Photoshop about the old pixels: thumbnails, ICC profile
+IPTC_RESOURCE = 1028
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 
 
@@ -93,6 +98,7 @@ def directory(
     if strict and len(table) < count * width:
         raise ValueError("truncated: its directory is not whole")
     entries: Directory = {}
+    read = 0
     for place in range(0, min(count * width, len(table) - width + 1), width):
         tag, kind, number = struct.unpack_from(f"{order}HH{word}", table, place)
         size = _SIZES.get(kind, 0) * number
@@ -103,6 +109,9 @@ def directory(
             if strict and size and tag in STRUCTURE:
                 raise ValueError("truncated: its directory names what lies beyond its end")
             continue
+        read += size
+        if read > 2 * end:  # which values that lie over one another hardly reach
+            raise ValueError("a directory that names more bytes than there are")
         file.seek(at)
         entries.setdefault(tag, Entry(kind, number, file.read(size), at))
     rest = table[count * width :]
@@ -116,13 +125,20 @@ def numbers(entry: Entry | None, order: str) -> tuple[int, ...]:
     return struct.unpack(f"{order}{entry.count}{letter}", entry.data) if entry and letter else ()
 
 
-def tree(file: BinaryIO, offset: int, order: str, big: bool = False) -> Directory:
+def tree(
+    file: BinaryIO,
+    offset: int,
+    order: str,
+    big: bool = False,
+    inner: tuple[int, ...] = (_EXIF, _GPS),
+) -> Directory:
     """The directory there with those of EXIF, GPS and interoperability inside, in classic types."""
     found: Directory = {}
     for tag, entry in directory(file, offset, order, big)[0].items():
-        if tag in (_EXIF, _GPS, _INTEROPERABILITY):
+        if tag in inner:
+            further = (_INTEROPERABILITY,) if tag == _EXIF else ()
             with suppress(ValueError, IndexError):
-                if inside := tree(file, numbers(entry, order)[0], order, big):
+                if inside := tree(file, numbers(entry, order)[0], order, big, further):
                     found[tag] = inside
         elif entry.kind > 13:
             kind = 9 if entry.kind == 17 else 4
@@ -171,13 +187,16 @@ def pack(root: Directory, order: str) -> bytes:
     return bytes(block)
 
 
-def _extent(entries: Directory) -> int:
-    """Where the last value of the directories ends."""
-    ends = [
-        _extent(entry) if isinstance(entry, dict) else entry.offset + len(entry.data)
-        for entry in entries.values()
-    ]
-    return max(ends, default=0)
+def _extent(file: BinaryIO, offset: int, order: str, inner: tuple[int, ...] = (_EXIF, _GPS)) -> int:
+    """Where the last of the directories there and of their values ends."""
+    entries, _ = directory(file, offset, order)
+    ends = [offset + 6 + 12 * len(entries)]
+    for tag, entry in entries.items():
+        ends.append(entry.offset + len(entry.data))
+        for place in numbers(entry, order)[:1] if tag in inner else ():
+            with suppress(ValueError):
+                ends.append(_extent(file, place, order, (_INTEROPERABILITY,) * (tag == _EXIF)))
+    return max(ends)
 
 
 def _entry_places(block: bytearray, offset: int, order: str) -> dict[int, int]:
@@ -193,7 +212,9 @@ def _swap(block: bytearray, places: dict[int, int], one: int, other: int) -> Non
         block[first], block[second] = block[second], block[first]
 
 
-def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, int | None]:
+def upright(
+    exif: bytes, orientation: int | None = None, otherwise: int = 1
+) -> tuple[bytes | None, int | None]:
     """An EXIF block for the upright picture, and the orientation that it had, None if none.
 
     Only these bytes change: orientation becomes 1; resolutions and sizes across and down change
@@ -202,6 +223,7 @@ def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, 
     Args:
         exif: with or without the six bytes before its TIFF header.
         orientation: which holds in place of the block's own.
+        otherwise: which holds where there is neither.
 
     Raises:
         ValueError: it is damaged.
@@ -217,7 +239,7 @@ def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, 
     places = _entry_places(block, start, order)
     own = numbers(entries.get(_ORIENTATION), order)
     own = own[0] if own and own[0] in range(1, 9) else None
-    orientation = orientation or own or 1
+    orientation = orientation or own or otherwise
     if _ORIENTATION in places and _ORIENTATION in entries:
         value = struct.pack(order + "HHIHH", _ORIENTATION, 3, 1, 1, 0)
         block[places[_ORIENTATION] : places[_ORIENTATION] + 12] = value
@@ -231,23 +253,13 @@ def upright(exif: bytes, orientation: int | None = None) -> tuple[bytes | None, 
         struct.pack_into(order + "I", block, start + 2 + 12 * count, 0)
         with suppress(ValueError, struct.error, IndexError):
             small, _ = directory(file, thumbnail, order)
-            (count,) = struct.unpack_from(order + "H", block, thumbnail)
             data, size = (numbers(small.get(tag), order)[0] for tag in (513, 514))
-            ends = (thumbnail + 6 + 12 * count, data + size, _extent(small))
-            kept = max(_extent(tree(file, start, order)), *_directory_ends(file, start, order))
+            end = max(data + size, _extent(file, thumbnail, order))
+            kept = _extent(file, start, order)
             # What nobody names may be a maker's, so the end is cut only if all of it is known.
-            if kept <= min(thumbnail, data) and max(ends) + 4 >= len(block):
+            if kept <= min(thumbnail, data) and end + 4 >= len(block):
                 del block[kept:]
     return bytes(block), own
-
-
-def _directory_ends(file: BinaryIO, offset: int, order: str) -> Iterator[int]:
-    entries, _ = directory(file, offset, order)
-    yield offset + 6 + 12 * len(entries)
-    for tag in (_EXIF, _GPS, _INTEROPERABILITY):
-        for inside in numbers(entries.get(tag), order)[:1]:
-            with suppress(ValueError):
-                yield from _directory_ends(file, inside, order)
 
 
 def of_tiff(
@@ -261,14 +273,19 @@ def of_tiff(
     if xmp:
         carried.xmp, by_xmp = upright_xmp(xmp.rstrip(b"\0"))
         carried.orientation = carried.orientation if own else by_xmp or 1
-    carried.iptc = resources(blocks, iptc)
+    carried.iptc = resources(blocks, iptc[: _record_end(iptc)])
     if _LAYERS in root:
         carried.notes.append("its Photoshop layers are left out: what they show together is used")
     found = tree(file, header(file)[2], order, big)
     kept = {tag: entry for tag, entry in found.items() if tag not in STRUCTURE}
     if set(kept) - {_ORIENTATION, 282, 283, 296, 297}:
         # What the EXIF of a JPEG must hold, true of any that comes of this.
-        kept.setdefault(531, Entry(3, 1, struct.pack(order + "H", 1)))
+        one = Entry(3, 1, struct.pack(order + "H", 1))
+        kept.setdefault(531, one)
+        if 282 not in kept or 283 not in kept:
+            ratio = Entry(5, 1, struct.pack(order + "2I", 1, 1))
+            kept |= {282: ratio, 283: ratio, 296: one}
+        kept.setdefault(296, one._replace(data=struct.pack(order + "H", 2)))
         if inside := kept.get(_EXIF):
             inside.setdefault(37121, Entry(7, 4, b"\1\2\3\0"))
             for tag, side in zip((40962, 40963), size, strict=True):
@@ -281,23 +298,61 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
     """An EXIF block to begin a TIFF with: the block, its byte order, entries of its first level.
 
     The block's own first directory is not used in place; the others are, by their places, after
-    what is not allowed in a TIFF was taken out of them.
+    what is damaged or not allowed in a TIFF was taken out of them.
     """
     block = bytearray(exif.removeprefix(b"Exif\0\0"))
     file = BytesIO(block)
     order, _, start = header(file)
     entries, _ = directory(file, start, order)
-    for inside in numbers(entries.get(_EXIF), order)[:1]:
-        with suppress(ValueError, struct.error):
+    for tag in {_EXIF, _GPS} & set(entries):
+        try:
+            inside = numbers(entries[tag], order)[0]
+            kept = set(directory(file, inside, order)[0]) - (
+                set(_OF_JPEG) if tag == _EXIF else set()
+            )
             places = _entry_places(block, inside, order)
-            rows = [bytes(block[at : at + 12]) for tag, at in places.items() if tag not in _OF_JPEG]
-            end = inside + 2 + 12 * len(places)
-            table = struct.pack(order + "H", len(rows)) + b"".join(rows) + block[end : end + 4]
+            rows = [bytes(block[at : at + 12]) for inner, at in places.items() if inner in kept]
+            table = struct.pack(order + "H", len(rows)) + b"".join(rows) + bytes(4)
             block[inside : inside + len(table)] = table
+        except (ValueError, IndexError, struct.error):
+            del entries[tag]
     return bytes(block), order, {tag: e for tag, e in entries.items() if tag not in STRUCTURE}
 
 
-def resources(blocks: bytes, iptc: bytes = b"") -> bytes | None:
+def resolution(entries: Directory, order: str) -> tuple[float, float] | None:
+    """Pixels an inch, across and down, that a first directory says; None if it does not."""
+    unit = numbers(entries.get(296), order) or (2,)
+    found = []
+    for tag in (282, 283):
+        entry = entries.get(tag)
+        if not entry or entry.kind != 5 or unit[0] not in (2, 3):
+            return None
+        above, below = struct.unpack(order + "2I", entry.data[:8])
+        found.append(above / below * (2.54 if unit[0] == 3 else 1) if below else 0.0)
+    return (found[0], found[1]) if all(found) else None
+
+
+def resolution_of(exif: bytes) -> tuple[float, float] | None:
+    """Pixels an inch that an EXIF block says."""
+    file = BytesIO(exif.removeprefix(b"Exif\0\0"))
+    order, _, start = header(file)
+    return resolution(directory(file, start, order)[0], order)
+
+
+def not_for_tiff(exif: bytes) -> list[str]:
+    """The names of tags in an EXIF block that a TIFF may not hold."""
+    file = BytesIO(exif.removeprefix(b"Exif\0\0"))
+    order, _, start = header(file)
+    root, _ = directory(file, start, order)
+    with suppress(ValueError, IndexError):
+        inside, _ = directory(file, numbers(root.get(_EXIF), order)[0], order)
+        return [name for tag, name in _OF_JPEG.items() if name and tag in inside]
+    return []
+
+
+def resources(
+    blocks: bytes, iptc: bytes = b"", without: frozenset[int] = _RESOURCES
+) -> bytes | None:
     """Photoshop's image resources without those about the old pixels; with IPTC if they lack it."""
     kept, place = b"", 0
     while blocks[place : place + 4] == b"8BIM" and place + 12 <= len(blocks):
@@ -308,7 +363,7 @@ def resources(blocks: bytes, iptc: bytes = b"") -> bytes | None:
         (size,) = struct.unpack_from(">I", blocks, start)
         end = start + 4 + size + size % 2
         (number,) = struct.unpack_from(">H", blocks, place + 4)
-        if number not in _RESOURCES and start + 4 + size <= len(blocks):
+        if number not in without and start + 4 + size <= len(blocks):
             kept += blocks[place:end].ljust(end - place, b"\0")
         place = end
     if iptc and iptc_of(kept) is None:
@@ -324,6 +379,14 @@ def iptc_of(blocks: bytes) -> bytes | None:
     start = place + 6 + (blocks[place + 6] + 2) // 2 * 2
     size = int.from_bytes(blocks[start : start + 4])
     return blocks[start + 4 : start + 4 + size]
+
+
+def _record_end(record: bytes) -> int:
+    """Where the last data set of an IPTC record ends; a TIFF fills it up to a multiple of 4."""
+    place = 0
+    while record[place : place + 1] == b"\x1c" and place + 5 <= len(record):
+        place += 5 + int.from_bytes(record[place + 3 : place + 5])
+    return min(place, len(record))
 
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>\s*))([1-8])(?=\s*[\"'<])")
@@ -406,7 +469,7 @@ def boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, i
         start = end
 
 
-def _of_jp2(image: Any, file: BinaryIO, carried: Carried) -> None:
+def _of_jp2(file: BinaryIO, carried: Carried) -> None:
     for kind, start, end in boxes(file, 0, file.seek(0, 2)):
         if kind == b"uuid":
             file.seek(start)
@@ -417,11 +480,16 @@ def _of_jp2(image: Any, file: BinaryIO, carried: Carried) -> None:
                 carried.xmp = data
             elif name == _JP2_IPTC:
                 carried.iptc = resources(b"", data)
-        elif kind == b"jp2h":
-            for inner, first, last in boxes(file, start, end):
-                file.seek(first)
-                if inner == b"colr" and file.read(3)[:1] == b"\2":
-                    image.info["icc_profile"] = file.read(last - first - 3)
+
+
+def jp2_profile(file: BinaryIO) -> bytes | None:
+    """The ICC profile of a JPEG 2000, which Pillow does not tell."""
+    for kind, start, end in boxes(file, 0, file.seek(0, 2)):
+        for inner, first, last in boxes(file, start, end) if kind == b"jp2h" else ():
+            file.seek(first)
+            if inner == b"colr" and file.read(3)[:1] == b"\2":
+                return file.read(last - first - 3)
+    return None
 
 
 def of(image: Any, file: BinaryIO) -> Carried:
@@ -434,9 +502,9 @@ def of(image: Any, file: BinaryIO) -> Carried:
     elif image.format == "PNG":
         _of_png(file, carried)
     elif image.format == "JPEG2000":
-        _of_jp2(image, file, carried)
+        _of_jp2(file, carried)
     elif image.format == "AVIF":  # whose own orientation holds; Pillow's EXIF is written anew
-        carried.exif, orientation, carried.xmp = image._decoder.get_info()[5:8]
+        carried.exif, orientation, carried.xmp = image._decoder.get_info()[4:7]
     elif image.format == "HEIF":
         orientation = 1  # applied by what decodes it
     elif isinstance(comment, bytes) and comment:
@@ -446,12 +514,12 @@ def of(image: Any, file: BinaryIO) -> Carried:
     by_xmp = None
     if carried.xmp:
         carried.xmp, by_xmp = upright_xmp(carried.xmp.rstrip(b"\0"))
-    if carried.exif:
+    if block := carried.exif:
         try:
-            carried.exif, own = upright(carried.exif, orientation)
+            carried.exif, own = upright(block, orientation, by_xmp or 1)
             orientation = orientation or own
         except (ValueError, struct.error):
-            if len(carried.exif) > 22:  # 22 bytes hold nothing
+            if len(block) > 22:  # 22 bytes hold nothing
                 carried.notes.append("its EXIF is damaged and was not kept")
             carried.exif = None
     carried.orientation = orientation or by_xmp or 1
@@ -491,8 +559,8 @@ def segments(
     """EXIF, XMP, IPTC and comments as the segments of a JPEG, each of at most 65,533 bytes."""
     found = [(0xE1, b"Exif\0\0" + exif.removeprefix(b"Exif\0\0"))] if exif else []
     found += [(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)] if xmp else []
-    iptc = iptc or b""
-    for place in range(0, len(iptc), 65000):
-        found.append((0xED, b"Photoshop 3.0\0" + iptc[place : place + 65000]))
-    found += [(0xFE, comment) for comment in comments]
+    blocks = iptc or b""
+    for place in range(0, len(blocks), 65000):
+        found.append((0xED, b"Photoshop 3.0\0" + blocks[place : place + 65000]))
+    found.extend((0xFE, comment) for comment in comments)
     return b"".join(struct.pack(">BBH", 255, kind, len(data) + 2) + data for kind, data in found)

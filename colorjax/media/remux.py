@@ -85,9 +85,12 @@ def remux(
 
         def put(packet: Any, stream: Any) -> None:
             """Write a packet, in order where two of the source's times are the same."""
-            packet.rescale_ts(stream.time_base)
-            packet.dts = max(packet.dts, last.get(stream.index, packet.dts - 1) + step)
-            packet.pts = max(packet.dts, packet.dts if packet.pts is None else packet.pts)
+            unit = packet.time_base / stream.time_base
+            dts, duration = round(packet.dts * unit), round((packet.duration or 0) * unit)
+            pts = dts if packet.pts is None else round(packet.pts * unit)
+            packet.time_base, packet.duration = stream.time_base, duration
+            packet.dts = max(dts, last.get(stream.index, dts - 1) + step)
+            packet.pts = max(pts, packet.dts)
             last[stream.index] = packet.dts
             packet.stream = stream
             output.mux(packet)
@@ -132,8 +135,8 @@ def _rest(
 ) -> Iterator[tuple[Any, Any]]:
     """Packets of the film's other streams and the streams they go to, from the start on."""
     source = packets(film, [shown, *other_streams(film)], Outcome()) if streams else ()
-    anew = {
-        index: _Anew(film.streams[index], streams[index])
+    transcoders = {
+        index: _Transcoder(film.streams[index], streams[index])
         for index, codec in plan.codecs.items()
         if codec
     }
@@ -143,20 +146,20 @@ def _rest(
             continue
         ticks = round(start / packet.time_base)
         packet.dts -= ticks
-        packet.pts = packet.pts and packet.pts - ticks
-        if packet.stream_index in anew:
-            yield from ((other, stream) for other in anew[packet.stream_index](packet))
+        packet.pts = None if packet.pts is None else packet.pts - ticks
+        if packet.stream_index in transcoders:
+            yield from ((other, stream) for other in transcoders[packet.stream_index](packet))
         else:
             yield packet, stream
-    for index, sound in anew.items():
+    for index, sound in transcoders.items():
         yield from ((other, streams[index]) for other in sound(None))
 
 
-class _Anew:
+class _Transcoder:
     """Sound that is decoded and encoded anew."""
 
     def __init__(self, given: Any, stream: Any):
-        """Take a stream of a film, and the one of the output, which is open."""
+        """Take a stream of a film, and that of the output, whose encoder is open."""
         from av import AudioResampler
 
         self._given, self._stream, context = given, stream, stream.codec_context
@@ -165,7 +168,7 @@ class _Anew:
         self._resampler = AudioResampler(context.format, context.layout, context.rate, size)
 
     def __call__(self, packet: Any) -> list[Any]:
-        """The packets that come of a packet, or of the end."""
+        """Encode what a packet holds; None, for the end, gives what is left."""
         from av.error import FFmpegError
 
         frames, encoded = [], []
@@ -211,6 +214,12 @@ def _chapters(film: Any, start: Fraction) -> Any:
     return found
 
 
+def _encoders(context: Any) -> tuple[str, ...]:
+    """What sound may become, best first: as it was decoded, then what any player plays."""
+    wide = context.format and context.format.name.startswith(("s32", "dbl"))
+    return ("pcm_s32le" if wide else "pcm_s16le", "aac")
+
+
 def plan(
     source: Path, target: Path, temporary: Path, pictures: Path, begin: Fraction, outcome: Outcome
 ) -> Plan:
@@ -237,32 +246,22 @@ def plan(
         others = [
             (stream.index, stream.type, stream.codec_context) for stream in other_streams(film)
         ]
-        # Tee loses chapters.
+        # Tee would lose chapters.
         ways = (
             (container, "tee") if container == "matroska" and not film.chapters() else [container]
         )
         codecs, form = {}, container
         for index, kind, context in others:
-            name = context.name
+            what = f"its {'sound' if kind == 'audio' else 'subtitles'} ({context.name})"
             if way := next((way for way in ways if works(index, "", way)), None):
                 codecs[index], form = "", "tee" if way == "tee" else form
-                continue
-            if kind == "subtitle":
-                able = [s for s, other in CONTAINERS.items() if works(index, "", other)]
-                if able:
-                    raise FilmError(
-                        f"{source}: {target.suffix} cannot hold its subtitles ({name}): "
-                        f"write {able[-1]}"
-                    )
-            else:
-                wide = context.format and context.format.name.startswith(("s32", "dbl"))
-                for codec in ("pcm_s32le" if wide else "pcm_s16le", "aac"):
-                    if works(index, codec, container):
-                        codecs[index] = codec
-                        outcome.note(
-                            f"its sound ({name}) becomes {codec}: {target.suffix} cannot hold it"
-                        )
-                        break
+            elif kind == "audio":
+                encoders = _encoders(context)
+                if codec := next((c for c in encoders if works(index, c, container)), None):
+                    codecs[index] = codec
+                    outcome.note(f"{what} becomes {codec}: {target.suffix} cannot hold it")
+            elif able := [s for s, other in CONTAINERS.items() if works(index, "", other)]:
+                raise FilmError(f"{source}: {target.suffix} cannot hold {what}: write {able[-1]}")
             if index not in codecs:
-                outcome.note(f"its {kind} ({name}) is left out: {target.suffix} cannot hold it")
+                outcome.note(f"{what} is left out: {target.suffix} cannot hold it")
     return Plan(form, codecs)

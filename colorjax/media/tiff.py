@@ -8,7 +8,6 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -97,17 +96,7 @@ class Tiff:
     @property
     def dpi(self) -> tuple[float, float] | None:
         """Pixels an inch, across and down; None where it is not said."""
-        scale = {2: 1.0, 3: 2.54}.get(self.number(296, 2), 0)
-        values = []
-        for tag in (282, 283):
-            entry = self.page.get(tag) or self.root.get(tag)
-            above, below = (
-                struct.unpack(self.order + "2I", entry.data[:8])
-                if entry and entry.kind == 5
-                else (0, 1)
-            )
-            values.append(above / below * scale if below else 0.0)
-        return (values[0], values[1]) if all(values) else None
+        return metadata.resolution(self.root | self.page, self.order)
 
 
 class RawError(ValueError):
@@ -140,19 +129,26 @@ def open_tiff(file: BinaryIO) -> Tiff:
         width, height = (metadata.numbers(page.get(tag), order) for tag in (256, 257))
         return width[0] * height[0] if width and height else 0
 
+    def page_at(place: int) -> tuple[Directory, int] | None:
+        """The directory there and the place of the next; None if damaged, unless it matters."""
+        try:
+            return metadata.directory(file, place, order, big, strict=True)
+        except ValueError:
+            if reduced(root):
+                raise
+            return None
+
     def later() -> Iterator[tuple[Directory, int]]:
         place, seen = following, {start}
-        with suppress(ValueError):
-            while place and place not in seen and len(seen) < 1000:
-                seen.add(place)
-                page, next_place = metadata.directory(file, place, order, big, strict=True)
-                yield page, place
-                place = next_place
+        while place and place not in seen and len(seen) < 1000 and (found := page_at(place)):
+            seen.add(place)
+            yield found[0], place
+            place = found[1]
 
     def inner(page: Directory) -> Iterator[tuple[Directory, int]]:
         for place in metadata.numbers(page.get(330), order)[:100]:
-            with suppress(ValueError):
-                yield metadata.directory(file, place, order, big, strict=True)[0], place
+            if found := page_at(place):
+                yield found[0], place
 
     pages = [(root, start), *inner(root)]
     if reduced(root):
@@ -223,7 +219,7 @@ def _blocks(tiff: Tiff) -> np.ndarray:
         (number(322), number(323)) if tiled else (width, min(number(278, height), height))
     )
     if across < 1 or down < 1 or across * down > 4 * width * height + 2**22:
-        raise ValueError(f"damaged: it has tiles of {across} × {down}")
+        raise ValueError(f"tiles of {across} × {down}")
     offsets, sizes = (
         metadata.numbers(tiff.page.get(tag), tiff.order)
         for tag in ((324, 325) if tiled else (273, 279))
@@ -365,12 +361,11 @@ def write(
         fresh |= {282: ratio(across), 283: ratio(down), 296: short(2 if dpi else 1)}
     if xmp:
         fresh[700] = Entry(1, len(xmp), xmp)
-    if iptc:
-        fresh[34377] = Entry(1, len(iptc), iptc)
-        record = metadata.iptc_of(iptc) or b""
-        if record:
-            record += bytes(-len(record) % 4)
-            fresh[33723] = Entry(4, len(record) // 4, record)
+    record = (metadata.iptc_of(iptc) if iptc else None) or b""
+    if record := record + bytes(-len(record) % 4):
+        fresh[33723] = Entry(4, len(record) // 4, record)
+    if rest := metadata.resources(iptc or b"", without=frozenset({metadata.IPTC_RESOURCE})):
+        fresh[34377] = Entry(1, len(rest), rest)
     table = b""
     for tag, entry in sorted((tags | fresh).items()):
         data = entry.data
