@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,21 @@ def test_each_hint_is_met_at_full_resolution(colorizer, image, analysis, seed):
 def test_two_colors_near_to_each_other_are_both_met(colorizer, image, analysis):
     given = [Hint(60, 50, RED), Hint(66, 50, BLUE)]  # three cells apart
     out = colorizer(image, given, analysis=analysis)
+    assert max(miss(out, image, hint) for hint in given) < 3
+
+
+@pytest.mark.parametrize("name", ["keller-chaplin-1919", "saratoga-1900s", "detroit-1915"])
+def test_hints_are_met_on_photographs_at_full_resolution(colorizer, name):
+    path = Path(colorize.__file__).parent / "examples" / f"{name}.jpg"
+    image = np.asarray(Image.open(path).convert("L"))
+    height, width = image.shape
+    random, given = np.random.default_rng(0), []
+    for row in range(3):
+        for column in range(4):
+            x, y = (2 * column + 1) * width // 8, (2 * row + 1) * height // 6
+            given.append(Hint(x, y, f"#{random.integers(1 << 24):06x}"))
+    given.append(Hint(given[0].x + width // 24, given[0].y, BLUE))  # near to another, unlike it
+    out = colorizer(image, given)
     assert max(miss(out, image, hint) for hint in given) < 3
 
 
