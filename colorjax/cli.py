@@ -367,6 +367,7 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
     if target.suffix.lower() in FILM_SUFFIXES and options.overwrite:
         check_replaced(source, target, first_frame)
     given = read_hints(options, first_frame(source)) if options.hints else []
+    film_hints = FilmHints(given, options.reach) if given else None
     colorizer, bar = load(options), report.Bar("colouring", "frames/s")
     try:
         with closing(bar):
@@ -377,7 +378,7 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
                 options.crf,
                 options.overwrite,
                 lambda done, total: show(bar, done, total),
-                FilmHints(given, options.reach) if given else None,
+                film_hints,
             )
     except KeyboardInterrupt as stop:
         total = bar.total or "an unknown number"
@@ -385,6 +386,9 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
         return status_of(stop)
     for note in outcome.notes:
         say(f"note: {note}")
+    if film_hints and film_hints.waiting:
+        times = ", ".join(f"{hint.time:g} s" for hint in film_hints.waiting)
+        say(f"note: hints after the film's end are not used: {times}")
     say(f"wrote {target} ({outcome.frames} frames)")
     if outcome.broken:
         complain(f"{source} is damaged: {outcome.broken}")

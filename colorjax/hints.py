@@ -34,7 +34,7 @@ _LOCAL_NOISE = 1e-3
 _FILM_REACH = 3.0  # of a hint in a film, whose things move, times its reach in a photograph
 _SUGGESTED_APART, _SUGGESTED_SMOOTHING = 20.0, 10.0  # in ab
 _PIECE = 1024  # colours converted at a time
-_MOST_PAIRS = 3_000_000  # of marks and cells; more marks are thinned
+_MOST_PAIRS = 2_400_000  # of marks and cells; more marks are thinned
 
 
 class HintError(ValueError):

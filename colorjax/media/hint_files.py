@@ -145,7 +145,7 @@ def _difference(marked: np.ndarray, image: np.ndarray) -> np.ndarray:
     # Beside a mark JPEG leaves some of its colour, and in a photograph of its own colour noise.
     bounded = Image.fromarray(np.minimum(chroma, 255).astype(np.uint8))
     near = np.asarray(bounded.filter(ImageFilter.MaxFilter(5)))
-    least = np.maximum(max(_LEAST_AB, 10 * float(np.median(chroma))), 0.6 * near)
+    least = np.maximum(max(_LEAST_AB, 10 * float(np.median(chroma))), 0.75 * near)
     least = np.maximum(least, 0.25 * _around(chroma))
     colored = np.where(chroma >= least, chroma, 0)
     # A grey mark on a grey photograph differs in lightness alone, as JPEG's noise does: but for
