@@ -484,7 +484,7 @@ class Running:
         self.port = self.listener.getsockname()[1]
         hosts = server.allowed_hosts("127.0.0.1", self.port)
         app = server.application(session, TOKEN, hosts)
-        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
         self.address = f"http://127.0.0.1:{self.port}/?token={TOKEN}"
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
@@ -852,8 +852,8 @@ def test_from_click_to_pixels_on_12_megapixels(chromium, running):
             page.wait_for_timeout(150)
             taken.append(page.evaluate("times.splice(0)[0]"))
         print("ms from click to pixels:", [round(ms) for ms in taken])
-        # 100 ms is the aim; the tests share two cores with others.
-        assert sorted(taken)[1] < 400
+        # 100 ms is the aim, and met on a machine with nothing else to do.
+        assert sorted(taken)[2] < 400
         page.click("#full")
         page.wait_for_selector("#detail-after:not([hidden])")
         assert page.evaluate("document.getElementById('detail-after').width") >= 900

@@ -327,7 +327,7 @@ def serve(
         )
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}/?token={token}"
-    config = {"log_level": "warning", "access_log": False, "server_header": False, "ws": "none"}
+    config = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
     status = 0
     with listener, Session(load, photographs, max_megapixels) as session:
         warming = threading.Thread(target=session.warm, daemon=True)

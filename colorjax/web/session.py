@@ -1,9 +1,9 @@
 """The photographs of one sitting, and what is done with them; no word of HTTP.
 
 What is uploaded lies in a directory that only its owner may enter, under names of our own, and
-goes when the session closes. Of every photograph a thumbnail of its lightness and the
-person's edit are kept; of the last few also the pixels and what the network says of them, from
-which any edit's colour follows in milliseconds. Rows come first: `H W`.
+goes when the session closes. Of every photograph a thumbnail of its lightness and the person's edit
+are kept. Of the last few the pixels and what the network says of them are kept, too: from these any
+edit's colour follows in milliseconds. Rows come first: `H W`.
 """
 
 import io
