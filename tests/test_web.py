@@ -311,6 +311,9 @@ def test_requests_without_sense_get_a_sentence(client):
         client.get(f"/api/photographs/{id}/detail?left=99&top=0&width=9&height=9"),
     ):
         assert answer.status_code == 400 and answer.json()["error"].endswith(".")
+    for format in (".svg", "/../../x.png"):
+        answer = client.post(f"/api/photographs/{id}/save", json={"format": format})
+        assert answer.json()["error"] == f"{format} is no format to save in."
     big = client.post(f"/api/photographs/{id}/color", content=bytes(2**20 + 1))
     assert big.status_code == 413
 
