@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colorjax.color import fit_gamut, lab_to_rgb, rgb_to_lab
     from colorjax.colorizer import Colorizer
+    from colorjax.hints import Hint
     from colorjax.media.files import Photograph, read, write
 
 _MODULES = {
     "Colorizer": "colorizer",
+    "Hint": "hints",
     "Photograph": "media.files",
     "read": "media.files",
     "write": "media.files",
@@ -19,6 +21,7 @@ _MODULES = {
 }
 __all__ = [
     "Colorizer",
+    "Hint",
     "Photograph",
     "fit_gamut",
     "lab_to_rgb",

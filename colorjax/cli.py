@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ with _on_signals(_quit, {"SIGINT": signal.default_int_handler}):  # the imports 
 
     from colorjax import color, device, report
     from colorjax.checkpoint import WeightsError
-    from colorjax.colorizer import Colorizer, confidence_map
+    from colorjax.colorizer import Colorizer, confidence_map, neutral
     from colorjax.config import ConfigError
-    from colorjax.media import demux, files, folder
+    from colorjax.hints import FilmHints, Hint, HintError
+    from colorjax.media import demux, files, folder, hint_files
     from colorjax.media.film import FILM_SUFFIXES, FilmError, colorize_film
 
 
@@ -69,7 +71,8 @@ def command_line() -> argparse.ArgumentParser:
         f"  {call} scans coloured\n"
         f"  {call} film.mp4 coloured.mp4\n"
         f"  {call} old.jpg new.png --saturation 1.5\n"
-        f"  {call} old.tif new.tif --weights runs/vivid/weights.safetensors",
+        f"  {call} old.tif new.tif --weights runs/vivid/weights.safetensors\n"
+        "  colorjax web            the same in a window (colorjax web --help)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -112,6 +115,32 @@ def command_line() -> argparse.ArgumentParser:
         help="factor on the colours (default: as the weights say)",
     )
     parser.add_argument(
+        "--warmth",
+        metavar="B",
+        help="added to the colours' b*, -100 to 100: above 0 yellower, below bluer; auto makes the "
+        "mean of the highlights neutral (default: 0)",
+    )
+    parser.add_argument(
+        "--tint",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="added to their a*, -100 to 100: above 0 redder, below greener (default: 0)",
+    )
+    parser.add_argument(
+        "--hints",
+        metavar="FILE",
+        help="colours that you know, at places of the photograph or the film: JSON, CSV, a marked "
+        "copy of the photograph, or a layer of strokes (docs/hints.md)",
+    )
+    parser.add_argument(
+        "--reach",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="how far hints carry, times what is usual (default: 1)",
+    )
+    parser.add_argument(
         "--confidence",
         metavar="FILE",
         help="also write a grey picture of how sure the network is: black not at all, white wholly",
@@ -146,7 +175,16 @@ def command_line() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> None:
     """The numbers of the command line: ConfigError names the one that is out of range."""
+    if options.warmth != "auto":
+        try:
+            options.warmth = float(options.warmth or 0)
+        except ValueError:
+            raise ConfigError(f"--warmth {options.warmth}: it must be a number or auto") from None
+    warmth = [("warmth", -100, 100)] if options.warmth != "auto" else []
     for name, low, high in (
+        *warmth,
+        ("tint", -100, 100),
+        ("reach", 0.05, 20),
         ("quality", 1, 100),
         ("max_megapixels", 1e-6, 1e6),
         ("working_size", 16, 2048),
@@ -213,18 +251,34 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
         files.check_output(options.confidence, options.overwrite)
     photograph = files.read(source, options.max_megapixels)
     check_replaced(source, target, lambda path: files.read(path, options.max_megapixels).pixels)
+    given = read_hints(options, photograph.pixels)
+    if timed := [hint for hint in given if hint.time is not None]:
+        raise ConfigError(
+            f"--hints {options.hints}: a hint has a time, {timed[0].time:g} s, and {source} is no "
+            "film: leave it out"
+        )
     colorizer = load(options)
     if options.explain and not colorizer.network.labels:
         raise ConfigError("--explain: these weights have learned no labels (train.py --labels)")
     lightness, content_fraction = colorizer.to_network_input(photograph.pixels)
-    ab, confidence = colorizer.predict(lightness[None])
+    if given:
+        analysis = colorizer.analyze(photograph.pixels)
+        ab, confidence = analysis.ab, analysis.confidence
+    else:
+        analysis = None
+        colors, sure = colorizer.predict(lightness[None])
+        ab, confidence = colors[0], None if sure is None else sure[0]
     height, width = photograph.pixels.shape[:2]
     if options.confidence and confidence is None:
         raise ConfigError(
             f"--confidence {options.confidence}: these weights have no bins and do "
             "not say how sure they are"
         )
-    pixels = colorizer.merge(photograph.pixels, ab[0], content_fraction)
+    if options.warmth == "auto":
+        ab = neutral(ab, lightness)
+    if analysis:
+        ab = analysis.with_hints(photograph.pixels, ab, given, options.reach)
+    pixels = colorizer.merge(photograph.pixels, ab, content_fraction)
     coloured = dataclasses.replace(photograph, pixels=pixels)
     notes = files.write(target, coloured, options.quality, options.overwrite)
     for note in (*photograph.notes, *notes):
@@ -234,7 +288,7 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
         say("taken for: " + ", ".join(f"{label} {share:.0%}" for label, share in likely))
     say(f"wrote {target} ({width} × {height})")
     if options.confidence and confidence is not None:
-        grey = files.Photograph(confidence_map(confidence[0], content_fraction, (height, width)))
+        grey = files.Photograph(confidence_map(confidence, content_fraction, (height, width)))
         files.write(options.confidence, grey, options.quality, options.overwrite)
         say(f"wrote {options.confidence}")
     if photograph.partial:
@@ -312,6 +366,8 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a film; the exit status."""
     if target.suffix.lower() in FILM_SUFFIXES and options.overwrite:
         check_replaced(source, target, first_frame)
+    given = read_hints(options, first_frame(source)) if options.hints else []
+    film_hints = FilmHints(given, options.reach) if given else None
     colorizer, bar = load(options), report.Bar("colouring", "frames/s")
     try:
         with closing(bar):
@@ -322,6 +378,7 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
                 options.crf,
                 options.overwrite,
                 lambda done, total: show(bar, done, total),
+                film_hints,
             )
     except KeyboardInterrupt as stop:
         total = bar.total or "an unknown number"
@@ -329,6 +386,9 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
         return status_of(stop)
     for note in outcome.notes:
         say(f"note: {note}")
+    if film_hints and film_hints.waiting:
+        times = ", ".join(f"{hint.time:g} s" for hint in film_hints.waiting)
+        say(f"note: hints after the film's end are not used: {times}")
     say(f"wrote {target} ({outcome.frames} frames)")
     if outcome.broken:
         complain(f"{source} is damaged: {outcome.broken}")
@@ -354,20 +414,67 @@ def status_of(stop: KeyboardInterrupt) -> int:
     return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 
+def read_hints(options: argparse.Namespace, image: np.ndarray) -> list[Hint]:
+    """The hints that the command line names, of a photograph or a frame."""
+    if options.hints is None:
+        return []
+    return hint_files.read(options.hints, image, options.max_megapixels)
+
+
 def load(options: argparse.Namespace) -> Colorizer:
     """The network that the command line asks for."""
     device.use_compilation_cache()
-    return Colorizer.load(
+    colorizer = Colorizer.load(
         options.weights,
         options.working_size,
         options.temperature,
         options.saturation,
         options.rarity,
     )
+    colorizer.warmth = 0.0 if options.warmth == "auto" else options.warmth
+    colorizer.tint = options.tint
+    return colorizer
+
+
+def web(argv: list[str]) -> int:
+    """Show the page, as `colorjax web` says; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="colorjax web",
+        description="Colour photographs in the browser. They stay on this machine.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "photographs", nargs="*", metavar="PHOTOGRAPH", help="file or folder to open"
+    )
+    parser.add_argument("--port", type=int, default=0, help="to listen on (default: a free one)")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on (default: this machine)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument("--weights", metavar="FILE", help="of a trained network")
+    options = parser.parse_args(argv)
+    if not 0 <= options.port < 65536:
+        raise ConfigError(f"--port {options.port}: it must be from 0 to 65535")
+    photographs = []
+    for path in map(Path, options.photographs):
+        if not path.exists():
+            raise ConfigError(f"{path}: No such file or folder")
+        photographs += files.list_images(path) if path.is_dir() else [path]
+    try:
+        from colorjax.web.server import serve
+    except ImportError as error:
+        if error.name not in ("starlette", "uvicorn", "anyio"):
+            raise
+        raise ConfigError("the page needs more: pip install 'colorjax[web]'") from None
+    device.use_compilation_cache()
+    host, browser = options.host, not options.no_browser
+    load = partial(Colorizer.load, options.weights)
+    return serve(load, [path.absolute() for path in photographs], host, options.port, browser)
 
 
 def run(argv: list[str] | None) -> int:
     """Colour as the command line says; the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["web"]:
+        return web(argv[1:])
     options = command_line().parse_args(argv)
     check(options)
     source, target = Path(options.input), Path(options.output)
@@ -392,6 +499,10 @@ def run(argv: list[str] | None) -> int:
         flag = f"--confidence {options.confidence}" if options.confidence else "--explain"
         what = "folder" if action is color_folder else "film"
         raise ConfigError(f"{flag}: it is of one photograph, and {source} is a {what}")
+    if action is color_folder and options.hints:
+        raise ConfigError(f"--hints {options.hints}: {source} is a folder: colour one by one")
+    if action is not color_photograph and options.warmth == "auto":
+        raise ConfigError(f"--warmth auto: it is of one photograph, and {source} is none")
     return action(options, source, target)
 
 
@@ -404,7 +515,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with _on_signals(_interrupt, {"SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}):
             return run(argv)
-    except (ConfigError, files.FileError, FilmError, WeightsError, OSError) as error:
+    except (ConfigError, HintError, files.FileError, FilmError, WeightsError, OSError) as error:
         complain(str(error))
         return 2
     except (MemoryError, RuntimeError) as error:  # the latter is XLA's, too

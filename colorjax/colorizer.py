@@ -5,9 +5,9 @@ scaled up bicubically and joined to the photograph's own lightness at its own re
 piece, so memory does not depend on what the network would need for all of it.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from math import log
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from colorjax import checkpoint, color, model, palette
+from colorjax import checkpoint, color, hints, model, palette
 from colorjax.checkpoint import DEFAULT_WEIGHTS
+from colorjax.hints import Hint
 from colorjax.model import NetworkConfig, Params
 from colorjax.palette import AS_PREDICTED, Decoding
 
@@ -77,6 +78,51 @@ def _predict(
     return ab, palette.entropy(output) if network.head == "bins" else None
 
 
+@partial(jax.jit, static_argnums=(1, 3))
+def _analyze(
+    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+    """Lightness `B H W` → ab `B h w 2`, features; probabilities of bins, confidence, if any."""
+    output, _, features = model.predict_with_features(params, network, lightness, jnp.dtype(dtype))
+    ab, features = palette.decode(output, network.head, decoding), features.astype(jnp.float32)
+    if network.head == "ab":
+        return ab, features, None, None
+    return ab, features, jax.nn.softmax(output), 1 - palette.entropy(output)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the network says of one photograph; hints start from it, as often as they change."""
+
+    lightness: np.ndarray  # rows columns, of the network's copy, L* in 0…100
+    content_fraction: tuple[float, float]  # shares of its rows and columns that the picture fills
+    ab: np.ndarray  # h w 2, automatic
+    features: np.ndarray  # h w C
+    probabilities: np.ndarray | None  # h w 261, of the bins; None for a network without
+    confidence: np.ndarray | None = None  # h w, as `Colorizer.predict` says
+
+    @cached_property
+    def spread(self) -> np.ndarray | None:
+        """Standard deviation of the predicted distribution in ab, `h w`."""
+        if self.probabilities is None:
+            return None
+        bins = palette.bins()
+        mean = self.probabilities @ bins
+        squares = self.probabilities @ (bins**2).sum(axis=1)
+        return np.sqrt(np.maximum(squares - (mean**2).sum(axis=-1), 0))
+
+    def with_hints(
+        self, image: np.ndarray, ab: np.ndarray, given: Sequence[Hint], reach: float = 1.0
+    ) -> np.ndarray:
+        """The photograph's automatic colour, corrected or not, `h w 2` → the same with hints.
+
+        Raises:
+            hints.HintError: a hint lies outside the image.
+        """
+        seen = self.lightness, self.features, self.spread
+        return hints.apply(ab, *seen, given, image, self.content_fraction, reach)
+
+
 @jax.jit
 def _join(pixels: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Pixels `N` (grey) or `N 3`, uint8 or uint16, with a and b `N` → `N 3` of the same type."""
@@ -100,6 +146,7 @@ class Colorizer:
         """
         decoding.check()
         self.params, self.network, self.decoding = params, network, decoding
+        self.warmth = self.tint = 0.0  # added to the b and the a of all that it predicts
         self.dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
 
     @classmethod
@@ -143,22 +190,97 @@ class Colorizer:
         except (TypeError, ValueError) as error:
             raise checkpoint.WeightsError(f"{path}: {error}") from None
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(
+        self,
+        image: np.ndarray,
+        hints: Sequence[Hint] = (),
+        *,
+        reach: float = 1.0,
+        saturation: float = 1.0,
+        warmth: float = 0.0,
+        tint: float = 0.0,
+        analysis: Analysis | None = None,
+    ) -> np.ndarray:
         """Colour a photograph.
 
         Args:
             image: grey `H W` or sRGB `H W 3`, uint8 or uint16, of any size from 1 × 1 up. A
                 colour image's own colour is ignored.
+            hints: colours that are known, in pixels of the image.
+            reach: how far hints carry that say nothing of it, times what is usual.
+            saturation: a further factor on the automatic colour.
+            warmth: added to its b: above 0 yellower, below bluer.
+            tint: added to its a: above 0 redder, below greener.
+            analysis: of this image, as `analyze` gives it: saves the network's time.
 
         Returns:
             sRGB `H W 3` of the same type, at the same size, every pixel of the input's lightness.
 
         Raises:
-            ValueError: the array has another shape or type, or no pixels.
+            ValueError: the array has another shape or type, or no pixels; a hint lies outside it.
         """
-        lightness, content_fraction = self.to_network_input(image := np.asarray(image))
-        ab, _ = self.predict(lightness[None])
-        return self.merge(image, ab[0], content_fraction)
+        image = np.asarray(image)
+        if analysis is None and not hints:
+            lightness, content_fraction = self.to_network_input(image)
+            ab = self.predict(lightness[None])[0][0]
+        else:
+            analysis = analysis or self.analyze(image)
+            ab, content_fraction = analysis.ab, analysis.content_fraction
+        ab = correct(ab, saturation, warmth, tint)
+        if hints and analysis:
+            ab = analysis.with_hints(image, ab, hints, reach)
+        return self.merge(image, ab, content_fraction)
+
+    def analyze(self, image: np.ndarray) -> Analysis:
+        """What the network says of a photograph, for hints and suggestions."""
+        lightness, content_fraction = self.to_network_input(image)
+        return self.analyze_batch(lightness[None], content_fraction)[0]
+
+    def analyze_batch(
+        self, lightness: np.ndarray, content_fraction: tuple[float, float]
+    ) -> list[Analysis]:
+        """As `analyze`, of copies of one shape: lightness `B rows columns`."""
+        result = _analyze(self.params, self.network, lightness, self.dtype, self.decoding)
+        ab, features, *others = jax.device_get(result)
+        ab = correct(ab, 1, self.warmth, self.tint)
+        return [
+            Analysis(
+                lightness[index],
+                content_fraction,
+                ab[index],
+                features[index],
+                *(None if array is None else array[index] for array in others),
+            )
+            for index in range(len(ab))
+        ]
+
+    def suggest(
+        self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None
+    ) -> list[str]:
+        """The five likeliest different colours of a place, at its own lightness: "#rrggbb".
+
+        Args:
+            image: as for `__call__`.
+            x: in pixels of the image, from its left.
+            y: from its top.
+            analysis: of this image, as `analyze` gives it: saves the network's time.
+
+        Raises:
+            hints.HintError: the place lies outside the image.
+            ValueError: the network has no bins.
+        """
+        image = np.asarray(image)
+        hints.check_inside([Hint(x, y, "#000000")], *image.shape[:2])
+        analysis = analysis or self.analyze(image)
+        if analysis.probabilities is None:
+            raise ValueError("these weights have no bins, hence nothing to suggest")
+        (height, width), fill = analysis.ab.shape[:2], analysis.content_fraction
+        row = min(int((y + 0.5) / image.shape[0] * fill[0] * height), height - 1)
+        column = min(int((x + 0.5) / image.shape[1] * fill[1] * width), width - 1)
+        near = slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2)
+        pixel = image[int(y), int(x)][None]
+        lightness = float(hints.lightness_of(pixel)[0])
+        return hints.suggest(analysis.probabilities[near].mean((0, 1)), lightness)
 
     def to_network_input(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
         """The first of three parts of `__call__`, for those who overlap or batch them.
@@ -202,6 +324,7 @@ class Colorizer:
         """
         result = _predict(self.params, self.network, lightness, self.dtype, self.decoding)
         ab, entropy = jax.device_get(result)
+        ab = correct(ab, 1, self.warmth, self.tint)
         return ab, None if entropy is None else 1 - entropy
 
     def explain(self, lightness: np.ndarray) -> dict[str, float]:
@@ -250,6 +373,25 @@ def _padded(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray
         return np.asarray(function(*arrays))
     padded = (np.pad(a, ((0, length - count), *((0, 0),) * (a.ndim - 1))) for a in arrays)
     return np.asarray(function(*padded))[:count]
+
+
+def correct(
+    ab: np.ndarray, saturation: float = 1.0, warmth: float = 0.0, tint: float = 0.0
+) -> np.ndarray:
+    """Corrections of a whole picture: ab `… 2` times saturation, tint added to a, warmth to b."""
+    return np.asarray(saturation * ab + np.array([tint, warmth]), np.float32)
+
+
+def neutral(ab: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+    """Shift colours `h w 2` so that the mean of the lightest tenth of the places is neutral.
+
+    Args:
+        ab: of a picture.
+        lightness: of the network's copy, `rows columns`, multiples of h and w.
+    """
+    height, width = ab.shape[:2]
+    light = lightness.reshape(height, lightness.shape[0] // height, width, -1).mean((1, 3))
+    return ab - ab[light >= np.quantile(light, 0.9)].mean(axis=0)
 
 
 def confidence_map(

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from colorjax.colorizer import Colorizer
+from colorjax.hints import FilmHints
 from colorjax.media import files, remux
 from colorjax.media.demux import (
     FilmError,
@@ -33,7 +34,7 @@ from colorjax.media.demux import (
     other_streams,
 )
 from colorjax.media.overlap import map_ahead, prefetch
-from colorjax.media.temporal import TemporalFilter
+from colorjax.media.temporal import CUT, TemporalFilter, histogram_distance
 
 OUTPUT_SUFFIXES = tuple(remux.CONTAINERS)  # that hold H.264 and exact times of frames
 FILM_SUFFIXES = (
@@ -51,6 +52,7 @@ def colorize_film(
     crf: float = 16,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    hints: FilmHints | None = None,
 ) -> Outcome:
     """Colour a film; the file is written whole, or not at all.
 
@@ -61,6 +63,7 @@ def colorize_film(
         crf: H.264's constant rate factor, from 0 (lossless but for 4:2:0) to 51 (worst).
         overwrite: replace an existing file.
         progress: called with the number of frames done, and of all as far as it is known.
+        hints: colours that are known, fresh for each film.
 
     Raises:
         FilmError: the film cannot be read or has no frames, or the target cannot hold its
@@ -88,7 +91,11 @@ def colorize_film(
             plan = remux.plan(source, target, whole, pictures, begin, outcome)
 
             stage = prefetch(frames(source, outcome))
-            stage = prefetch(_predicted(colorizer, stage, outcome))
+            if hints:
+                predicted = _hinted(colorizer, stage, outcome, hints, video.time_base)
+            else:
+                predicted = _predicted(colorizer, stage, outcome)
+            stage = prefetch(predicted)
             merge = partial(_merged, colorizer, outcome)
             with closing(map_ahead(merge, stage, _THREADS)) as coloured:
                 for _ in _encode(pictures, video, crf, coloured, outcome):
@@ -145,6 +152,34 @@ def _predicted(
                 colours = list(map(steady, lightness, colorizer.predict(whole)[0]))
             for frame, ab in zip(group, colours, strict=True):
                 yield frame, ab, small[0][1]
+
+
+def _hinted(
+    colorizer: Colorizer,
+    frames: Generator[Frame],
+    outcome: Outcome,
+    hints: FilmHints,
+    time_base: Fraction,
+) -> Generator[tuple[Frame, np.ndarray, tuple[float, float]]]:
+    """As `_predicted`, with the hints' colour added before it is filtered; a frame at a time."""
+    steady, previous, first = TemporalFilter(), None, None
+    with closing(frames):
+        for frame in frames:
+            first = frame.pts if first is None else first
+            with outcome.working("network"):
+                seen = colorizer.analyze(frame.pixels)
+                is_cut = previous is not None and _is_cut(previous, seen.lightness)
+                until = float((frame.pts + frame.duration - first) * time_base)
+                network = seen.lightness, seen.features, seen.spread
+                size = frame.pixels.shape[0], frame.pixels.shape[1]
+                ab = hints(seen.ab, *network, size, seen.content_fraction, until, is_cut)
+                previous = seen.lightness
+                ab = steady(seen.lightness, ab)
+            yield frame, ab, seen.content_fraction
+
+
+def _is_cut(previous: np.ndarray, lightness: np.ndarray) -> bool:
+    return histogram_distance(previous, lightness) > CUT
 
 
 def _merged(

@@ -1,0 +1,70 @@
+// The hints on the picture: one button each, to be dragged, or moved by the arrow keys.
+
+import * as picture from './picture.js';
+
+const root = document.getElementById('hints');
+let item = null, current = null;
+const calls = {select() {}, move() {}, settle() {}, remove() {}};
+
+/** What to do when a hint is chosen, moved, let go or removed. */
+export const handle = handlers => Object.assign(calls, handlers);
+
+/** Draws the hints of an edit anew; the one with number `selected` stands out. */
+export function draw(newItem, hints, selected) {
+  item = newItem;
+  current = hints;
+  while (root.children.length > hints.length) root.lastChild.remove();
+  while (root.children.length < hints.length) root.append(button(root.children.length));
+  hints.forEach((hint, number) => {
+    const mark = root.children[number];
+    mark.style.left = `${100 * (hint.x + 0.5) / item.width}%`;
+    mark.style.top = `${100 * (hint.y + 0.5) / item.height}%`;
+    mark.style.background = hint.color;
+    mark.hidden = Boolean(item.film) && Math.abs((hint.time ?? 0) - item.film.time) > 0.05;
+    mark.setAttribute('aria-pressed', number === selected);
+    mark.setAttribute('aria-label',
+      `Hint ${number + 1}: ${hint.color} at ${Math.round(hint.x)}, ${Math.round(hint.y)}`);
+  });
+}
+
+/** Puts the keyboard's focus on a hint. */
+export const focus = number => root.children[number]?.focus({preventScroll: true});
+
+function button(number) {
+  const mark = document.createElement('button');
+  mark.className = 'hint';
+  mark.title = 'Drag to move, Delete or right-click to remove';
+  mark.addEventListener('focus', () => calls.select(number));
+  mark.addEventListener('click', event => { event.stopPropagation(); calls.select(number); });
+  mark.addEventListener('contextmenu', event => { event.preventDefault(); calls.remove(number); });
+  mark.addEventListener('pointerdown', down => {
+    if (down.button !== 0) return;
+    mark.setPointerCapture(down.pointerId);
+    let moved = false;
+    const move = event => {
+      if (!moved && Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) < 4) return;
+      moved = true;
+      calls.move(number, picture.placeOf(event));
+    };
+    const up = () => {
+      mark.removeEventListener('pointermove', move);
+      calls.settle();
+    };
+    mark.addEventListener('pointermove', move);
+    mark.addEventListener('lostpointercapture', up, {once: true});
+  });
+  mark.addEventListener('keydown', event => {
+    const step = Math.max(1, Math.round((event.shiftKey ? 0.05 : 0.01) * Math.max(item.width, item.height)));
+    const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    if (way) {
+      event.preventDefault();
+      const {x, y} = current[number];
+      calls.move(number, picture.clamped(x + way[0] * step, y + way[1] * step));
+    } else if (event.key === 'Delete' || event.key === 'Backspace') {
+      event.preventDefault();
+      calls.remove(number);
+    }
+  });
+  mark.addEventListener('keyup', event => { if (event.key.startsWith('Arrow')) calls.settle(); });
+  return mark;
+}

@@ -1,0 +1,595 @@
+// The page: what the person does on one side, the server's answers on the other.
+
+import {correct, paint} from './color.js';
+import * as chooser from './chooser.js';
+import {Edits} from './edits.js';
+import * as hints from './hints.js';
+import * as picture from './picture.js';
+import * as server from './server.js';
+import * as strip from './strip.js';
+
+const $ = id => document.getElementById(id);
+const SLIDERS = ['saturation', 'warmth', 'tint', 'rarity'];
+const items = new Map(); // id → what the server says of a photograph, and its edits
+let settings = null; // what the weights say: {saturation, rarity, versions}
+let current = null; // the photograph that is open
+let selected = -1; // number of the hint that is chosen
+let likely = []; // colours at its place
+let side = 0; // pixels of the preview's longer side
+let example = null;
+
+// Messages.
+
+function say(sentence, lasting = false) {
+  const box = document.createElement('div'), text = document.createElement('p');
+  const close = document.createElement('button');
+  text.textContent = sentence;
+  close.textContent = 'Close';
+  close.addEventListener('click', () => box.remove());
+  box.append(text, close);
+  for (const other of [...$('messages').children]) {
+    if (other.firstChild.textContent === sentence) other.remove();
+  }
+  $('messages').append(box);
+  if (!lasting) setTimeout(() => box.remove(), 8000);
+}
+
+const trying = work => async (...args) => {
+  try {
+    return await work(...args);
+  } catch (error) {
+    if (!(error instanceof server.Refused)) throw error;
+    say(error.message, true);
+  }
+};
+
+server.whenLost(() => { document.documentElement.dataset.lost = '1'; });
+
+// Photographs come and go.
+
+const photographs = () => [...items.values()].filter(item => item !== example);
+
+async function take(item) {
+  const edit = {...neutral(), ...item.edit};
+  item.edits = new Edits(edit);
+  item.bases = new Map();
+  items.set(item.id, item);
+  if (item.example) example = item;
+  else await addTile(item);
+}
+
+async function addTile(item) {
+  const [grey, ab] = await Promise.all([server.preview(item.id, 168), server.color(item.id, item.edits.now, false)]);
+  strip.add(item, grey, ab);
+}
+
+const neutral = () => ({hints: [], saturation: settings.saturation, warmth: 0, tint: 0, rarity: settings.rarity});
+
+const queue = [];
+let working = false;
+async function addFiles(files) {
+  let first = true; // of those that came together: it is shown at once
+  for (const file of files) {
+    if (file.name.endsWith('.json')) await loadHints(file);
+    else enqueue(file.name, () => server.add(file), first);
+    first = false;
+  }
+  await work();
+}
+
+const enqueue = (name, add, show = false) => queue.push({add, show, tile: strip.waiting(name)});
+
+// One after another: the server does one thing at a time as well.
+async function work() {
+  if (queue.length) $('invitation').hidden = true;
+  if (working) return;
+  working = true;
+  while (queue.length) {
+    const {add, show, tile} = queue.shift();
+    tile.colouring();
+    await trying(async () => {
+      const item = await add();
+      await take(item);
+      if (show || !current || current === example) await open(item.id);
+    })();
+    tile.end();
+  }
+  working = false;
+  if (!current) begin();
+  showItemsLeft();
+}
+
+const loadHints = trying(async file => {
+  if (!current) return say('Open a photograph first, then drop its hints on it.');
+  const edit = await server.readHints(current.id, file);
+  change({...neutral(), ...edit});
+  selected = -1;
+  showEdit();
+});
+
+const removeItem = trying(async id => {
+  await server.remove(id);
+  items.delete(id);
+  strip.drop(id);
+  if (current?.id === id) {
+    current = null;
+    const next = photographs()[0];
+    if (next) await open(next.id);
+    else begin();
+  }
+});
+
+async function open(id) {
+  const item = items.get(id);
+  current = item;
+  selected = -1;
+  const [grey] = await Promise.all([fetchPreview(item), baseOf(item, item.edits.now.rarity)]);
+  if (current !== item) return;
+  if (picture.isZoomed()) picture.setZoom(false);
+  picture.show(item, grey, box => trying(server.detail)(item.id, box));
+  picture.setSplit(item === example ? 0.5 : item.split ?? 0.12);
+  $('surface').setAttribute('aria-label', item.name);
+  $('invitation').hidden = item !== example;
+  $('busy').hidden = true;
+  document.title = item === example ? 'colorjax' : `${item.name} · colorjax`;
+  strip.select(id);
+  showItem();
+  await refresh();
+  document.documentElement.dataset.opened = item.name;
+  drawVersions();
+}
+
+async function fetchPreview(item) {
+  side = Math.min(1600, Math.ceil(picture.sideThatFits(item) / 100) * 100, Math.max(item.width, item.height));
+  return server.preview(item.id, side);
+}
+
+// No photograph: the example, if there is one.
+function begin() {
+  if (example) return open(example.id);
+  $('invitation').hidden = false;
+}
+
+function showItemsLeft() {
+  $('save-all').disabled = photographs().filter(item => !item.film).length < 2;
+}
+
+// Colour. What the browser can do alone it does at once; the server hears of every edit, the
+// newest as soon as it has answered the one before.
+
+async function baseOf(item, rarity) {
+  const base = await baseFor(item, rarity);
+  item.base = {...base, rarity};
+}
+
+// What the network says by itself, at saturation 1.
+async function baseFor(item, rarity) {
+  if (!item.bases.has(rarity)) {
+    const alone = {hints: [], saturation: 1, warmth: 0, tint: 0, rarity};
+    const base = server.color(item.id, alone, false);
+    base.catch(() => item.bases.delete(rarity));
+    item.bases.set(rarity, base);
+  }
+  return item.bases.get(rarity);
+}
+
+const corrected = (base, edit) => ({...base, data: correct(base.data, edit)});
+
+let sending = null, again = false;
+function refresh() {
+  const item = current, edit = item.edits.now, alone = edit.hints.length === 0;
+  if (alone && item.base?.rarity === edit.rarity) picture.setColor(corrected(item.base, edit));
+  if (sending) {
+    again = true;
+    return sending;
+  }
+  sending = trying(async () => {
+    do {
+      again = false;
+      const item = current, edit = item.edits.now;
+      const ab = await server.color(item.id, edit, true);
+      const local = edit.hints.length === 0 && item.base?.rarity === edit.rarity;
+      if (item === current && !local) picture.setColor(ab);
+      if (edit === item.edits.now) {
+        strip.draw(item.id, ab);
+        if (edit.hints.length === 0) await baseOf(item, edit.rarity);
+        item.sent = edit;
+        if (item === current) showCommand();
+      }
+    } while (again);
+  })().finally(() => { sending = null; });
+  return sending;
+}
+
+function change(changes, group = null) {
+  current.edits.change(changes, group);
+  showEdit();
+  return refresh();
+}
+
+function settle() {
+  current?.edits.settle();
+}
+
+// Hints.
+
+function edited(number, changes) {
+  return current.edits.now.hints.map((hint, i) => (i === number ? {...hint, ...changes} : hint));
+}
+
+const addHint = trying(async place => {
+  if ($('eyedropper').getAttribute('aria-pressed') === 'true') return pickColor(place);
+  const item = current;
+  const found = await server.suggest(item.id, place.x, place.y);
+  if (item !== current) return;
+  const color = found[0] ?? picture.colorAt(place.x, place.y);
+  if (picture.isBefore(place.x)) picture.setSplit(0);
+  likely = found;
+  selected = item.edits.now.hints.length;
+  const hint = item.film ? {...place, color, time: item.film.time} : {...place, color};
+  const painted = change({hints: [...item.edits.now.hints, hint]});
+  await painted;
+  hints.focus(selected);
+});
+
+function pickColor(place) {
+  setEyedropper(false);
+  const color = picture.colorAt(place.x, place.y);
+  change({hints: edited(selected, {color})});
+  hints.focus(selected);
+}
+
+function setEyedropper(on) {
+  $('eyedropper').setAttribute('aria-pressed', on);
+  if (on) $('surface').focus();
+}
+
+const selectHint = trying(async number => {
+  if (number === selected) return;
+  selected = number;
+  showEdit();
+  await fetchLikely();
+});
+
+const fetchLikely = trying(async () => {
+  const hint = current.edits.now.hints[selected];
+  if (!hint) return;
+  const found = await server.suggest(current.id, hint.x, hint.y);
+  if (hint === current.edits.now.hints[selected]) {
+    likely = found;
+    showChooser();
+  }
+});
+
+function removeHint(number) {
+  const rest = current.edits.now.hints.filter((_, i) => i !== number);
+  selected = -1;
+  change({hints: rest});
+  if (rest.length) hints.focus(Math.min(number, rest.length - 1));
+  else $('surface').focus({preventScroll: true});
+}
+
+// What is shown of the edit.
+
+function showEdit() {
+  const edit = current.edits.now;
+  if (selected >= edit.hints.length) selected = -1;
+  hints.draw(current, edit.hints, selected);
+  $('undo').disabled = !current.edits.canUndo;
+  $('redo').disabled = !current.edits.canRedo;
+  for (const name of SLIDERS) {
+    $(name).value = edit[name];
+    const value = Number(edit[name]);
+    $(`${name}-value`).textContent = name === 'saturation' ? `× ${value.toFixed(2)}`
+      : `${value > 0 ? '+' : ''}${value.toFixed(name === 'rarity' ? 2 : 1).replace(/\.0$/, '')}`;
+  }
+  for (const [number, button] of [...$('versions').children].entries()) {
+    const version = settings.versions[number];
+    button.setAttribute('aria-pressed',
+      version.saturation === edit.saturation && version.rarity === edit.rarity);
+  }
+  showChooser();
+}
+
+function showChooser() {
+  const hint = current.edits.now.hints[selected];
+  $('chooser').hidden = !hint;
+  $('no-place').hidden = Boolean(hint);
+  if (hint) chooser.show(hint, picture.lightnessAt(hint.x, hint.y), likely);
+}
+
+function showItem() {
+  $('film').hidden = !current.film;
+  $('save').disabled = Boolean(current.film);
+  showItemsLeft();
+  $('keep-label').hidden = !current.given;
+  $('keep').checked = current.keep;
+  $('notes').replaceChildren(...current.notes.map(note => {
+    const row = document.createElement('li');
+    row.textContent = `Note: ${note}.`;
+    return row;
+  }));
+  if (current.film) {
+    $('time').max = current.film.duration;
+    $('time').value = current.film.time;
+    showTime();
+  }
+  showEdit();
+}
+
+const showTime = () => { $('time-value').textContent = `${Number($('time').value).toFixed(1)} s`; };
+
+const showCommand = trying(async () => {
+  if (current.film) $('command').textContent = await server.command(current.id);
+});
+
+async function drawVersions() {
+  const item = current;
+  const grey = await server.preview(item.id, 190);
+  for (const [number, version] of settings.versions.entries()) {
+    const base = await baseFor(item, version.rarity);
+    if (item !== current) return;
+    const image = paint(grey, corrected(base, {...version, warmth: 0, tint: 0}), item.fraction);
+    const canvas = $('versions').children[number].querySelector('canvas');
+    canvas.width = image.width;
+    canvas.height = image.height;
+    canvas.getContext('2d').putImageData(image, 0, 0);
+  }
+}
+
+function buildVersions() {
+  $('versions').replaceChildren(...settings.versions.map(version => {
+    const button = document.createElement('button'), name = document.createElement('span');
+    button.append(document.createElement('canvas'), name);
+    name.textContent = version.name;
+    button.title = version.about;
+    button.addEventListener('click', trying(async () => {
+      await baseOf(current, version.rarity);
+      change({saturation: version.saturation, rarity: version.rarity});
+    }));
+    return button;
+  }));
+  $('bolder-label').hidden = settings.rarity === null;
+}
+
+// Saving.
+
+function download({name, blob, notes}) {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  for (const note of notes) say(`${name}: ${note}.`);
+}
+
+const busy = (sentence, work) => trying(async () => {
+  await sending;
+  $('busy').textContent = sentence;
+  $('busy').hidden = false;
+  try { await work(); } finally { $('busy').hidden = true; }
+});
+
+const save = busy('Saving…', async () => download(await server.save(current.id, $('format').value)));
+
+const saveAll = busy('Saving all…', async () => {
+  const all = photographs().filter(item => !item.film);
+  if (!window.showDirectoryPicker) {
+    return download(await server.saveAll(all.map(item => item.id), $('format').value));
+  }
+  let folder;
+  try {
+    folder = await window.showDirectoryPicker({mode: 'readwrite'});
+  } catch (error) {
+    if (error.name === 'AbortError') return; // the person closed the dialog
+    return download(await server.saveAll(all.map(item => item.id), $('format').value));
+  }
+  for (const [number, item] of all.entries()) {
+    $('busy').textContent = `Saving ${number + 1} of ${all.length}…`;
+    const {name, blob} = await server.save(item.id, $('format').value);
+    const file = await folder.getFileHandle(await freeName(folder, name), {create: true});
+    const stream = await file.createWritable();
+    await stream.write(blob);
+    await stream.close();
+  }
+  say(`Saved ${all.length} photographs into ${folder.name}.`);
+});
+
+// A name that no file of the folder has: nothing is overwritten.
+async function freeName(folder, name) {
+  const dot = name.lastIndexOf('.');
+  for (let count = 1; ; count++) {
+    const wanted = count === 1 ? name : `${name.slice(0, dot)}-${count}${name.slice(dot)}`;
+    try {
+      await folder.getFileHandle(wanted);
+    } catch (error) {
+      if (error.name === 'NotFoundError') return wanted;
+      if (error.name !== 'TypeMismatchError') throw error;
+    }
+  }
+}
+
+// If the server has ended, the hints are still here.
+function hintsFile() {
+  const {hints: points, ...edit} = current.edits.now;
+  const blob = new Blob([JSON.stringify({points, edit}, null, 1)], {type: 'application/json'});
+  return {name: `${current.name}.hints.json`, blob, notes: []};
+}
+const saveHints = () => download(hintsFile());
+
+// What the person does.
+
+picture.onClick(addHint);
+hints.handle({
+  select: selectHint,
+  move: (number, place) => { selected = number; change({hints: edited(number, place)}, `move ${number}`); },
+  settle: () => { settle(); fetchLikely(); },
+  remove: removeHint,
+});
+const changeHint = name => (value, rests) => {
+  const before = current.edits.now.hints[selected][name];
+  if (value !== before) change({hints: edited(selected, {[name]: value})}, rests ? null : name);
+  if (rests) settle();
+};
+chooser.onChoose(changeHint('color'));
+chooser.onReach(changeHint('reach'));
+strip.handle({open: trying(open), remove: removeItem});
+
+for (const name of SLIDERS) {
+  $(name).addEventListener('input', () => change({[name]: Number($(name).value)}, name));
+  $(name).addEventListener('change', settle);
+}
+$('reset').addEventListener('click', () => {
+  const {hints: _, ...sliders} = neutral();
+  change(sliders);
+});
+$('neutral').addEventListener('click', settle);
+$('eyedropper').addEventListener('click', () =>
+  setEyedropper($('eyedropper').getAttribute('aria-pressed') !== 'true'));
+$('remove').addEventListener('click', () => removeHint(selected));
+$('undo').addEventListener('click', () => undo(false));
+$('redo').addEventListener('click', () => undo(true));
+async function undo(forwards) {
+  if (!current) return;
+  if (forwards) current.edits.redo(); else current.edits.undo();
+  showEdit();
+  await refresh();
+  fetchLikely();
+}
+$('fit').addEventListener('click', () => picture.setZoom(false));
+$('full').addEventListener('click', () => picture.setZoom(true, current.edits.now.hints[selected]));
+$('compare').addEventListener('change', () => { if (current) current.split = picture.split(); });
+$('save').addEventListener('click', save);
+$('save-all').addEventListener('click', saveAll);
+$('save-hints').addEventListener('click', saveHints);
+$('keep').addEventListener('change', trying(async () => {
+  try {
+    await sending;
+    await server.keep(current.id, $('keep').checked);
+    current.keep = $('keep').checked;
+  } catch (error) {
+    $('keep').checked = false;
+    throw error;
+  }
+}));
+$('time').addEventListener('input', showTime);
+$('time').addEventListener('change', trying(async () => {
+  const item = current, fresh = await server.frameAt(item.id, Number($('time').value));
+  Object.assign(item, fresh, {edits: item.edits, bases: new Map(), base: null});
+  await open(item.id);
+}));
+$('copy').addEventListener('click', async () => {
+  try {
+    await navigator.clipboard.writeText($('command').textContent);
+    say('Copied.');
+  } catch {
+    getSelection().selectAllChildren($('command'));
+  }
+});
+
+const crosshair = {x: null, y: null};
+$('surface').addEventListener('keydown', event => {
+  if (event.target !== $('surface')) return;
+  const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+  const step = Math.max(1, Math.round((event.shiftKey ? 0.05 : 0.01) * Math.max(current.width, current.height)));
+  if (way) {
+    event.preventDefault();
+    Object.assign(crosshair, picture.clamped(
+      (crosshair.x ?? current.width / 2) + way[0] * step, (crosshair.y ?? current.height / 2) + way[1] * step));
+    picture.reveal(crosshair);
+  } else if (event.key === 'Enter' || event.key === ' ') {
+    event.preventDefault();
+    addHint(picture.clamped(crosshair.x ?? current.width / 2, crosshair.y ?? current.height / 2));
+  }
+  $('crosshair').style.left = `${100 * ((crosshair.x ?? current.width / 2) + 0.5) / current.width}%`;
+  $('crosshair').style.top = `${100 * ((crosshair.y ?? current.height / 2) + 0.5) / current.height}%`;
+});
+$('surface').addEventListener('focus', () => {
+  $('crosshair').style.left = $('crosshair').style.top = '50%';
+  crosshair.x = crosshair.y = null;
+});
+document.addEventListener('keydown', event => {
+  if (event.key === 'Escape') setEyedropper(false);
+  if (!(event.ctrlKey || event.metaKey) || !current) return;
+  const key = event.key.toLowerCase();
+  if (key === 'z' || key === 'y') {
+    event.preventDefault();
+    undo(key === 'y' || event.shiftKey);
+  } else if (key === 's') {
+    event.preventDefault();
+    if (!current.film) save();
+  }
+});
+
+for (const [button, input] of [['add', 'files'], ['invite', 'files'], ['add-folder', 'folder']]) {
+  $(button).addEventListener('click', () => $(input).click());
+}
+for (const input of ['files', 'folder']) {
+  $(input).addEventListener('change', () => {
+    const files = [...$(input).files];
+    $(input).value = '';
+    addFiles(input === 'folder' ? files.filter(isPicture) : files);
+  });
+}
+
+// Of a folder only what may be a photograph; a file that is dropped by itself is always tried.
+const isPicture = file => !file.name.startsWith('.')
+  && settings.suffixes.some(suffix => file.name.toLowerCase().endsWith(suffix));
+
+async function filesOf(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((found, failed) => entry.file(found, failed));
+    return isPicture(file) ? [file] : [];
+  }
+  const reader = entry.createReader(), found = [];
+  for (;;) { // it gives a hundred at a time
+    const some = await new Promise((read, failed) => reader.readEntries(read, failed));
+    if (!some.length) break;
+    for (const child of some) found.push(...await filesOf(child));
+  }
+  return found.sort((one, other) => one.name.localeCompare(other.name));
+}
+
+addEventListener('dragover', event => {
+  event.preventDefault();
+  $('drop').hidden = ![...event.dataTransfer.types].includes('Files');
+});
+addEventListener('dragleave', event => { if (!event.relatedTarget) $('drop').hidden = true; });
+addEventListener('drop', async event => {
+  event.preventDefault();
+  $('drop').hidden = true;
+  const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry?.());
+  const files = [...event.dataTransfer.files];
+  const all = [];
+  for (const [number, file] of files.entries()) {
+    if (entries[number]?.isDirectory) all.push(...await filesOf(entries[number]));
+    else all.push(file);
+  }
+  addFiles(all);
+});
+
+let resized = 0;
+addEventListener('resize', () => {
+  clearTimeout(resized);
+  resized = setTimeout(trying(async () => {
+    if (!current || picture.sideThatFits(current) <= side) return;
+    const item = current, grey = await fetchPreview(item);
+    if (item !== current) return;
+    picture.show(item, grey, box => trying(server.detail)(item.id, box));
+    await refresh();
+  }), 300);
+});
+
+trying(async () => {
+  $('busy').textContent = 'Getting ready…';
+  $('busy').hidden = false;
+  settings = await server.state();
+  buildVersions();
+  for (const item of settings.items) await take(item);
+  for (const {number, name} of settings.waiting) enqueue(name, () => server.addGiven(number));
+  const first = photographs()[0] ?? (queue.length ? null : example);
+  if (first) await open(first.id);
+  await work();
+  $('busy').hidden = true;
+  document.documentElement.dataset.ready = '1';
+})();
