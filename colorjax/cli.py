@@ -54,9 +54,10 @@ with _on_signals(_quit, {"SIGINT": signal.default_int_handler}):  # the imports 
     from colorjax.checkpoint import WeightsError
     from colorjax.colorizer import Colorizer, confidence_map, neutral
     from colorjax.config import ConfigError
-    from colorjax.hints import FilmHints, Hint, HintError
+    from colorjax.hints import Hint, HintError
     from colorjax.media import demux, files, folder, hint_files
     from colorjax.media.film import FILM_SUFFIXES, FilmError, colorize_film
+    from colorjax.media.film_hints import FilmHints
 
 
 def command_line() -> argparse.ArgumentParser:

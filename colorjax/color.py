@@ -6,6 +6,8 @@ sRGB primaries in float64, so that rows sum to one, greys are neutral, and every
 survives RGB → Lab → RGB unchanged.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,3 +137,20 @@ def colorfulness(rgb: Array, absolute: bool = False) -> jax.Array:
     spread = jnp.linalg.norm(opponents.std(axis=(-2, -1)), axis=0)
     centre = jnp.linalg.norm(opponents.mean(axis=(-2, -1)), axis=0)
     return spread + 0.3 * centre
+
+
+def in_pieces(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray) -> np.ndarray:
+    """Apply a jitted function to arrays of N pixels, so many at a time: compiled but once.
+
+    Args:
+        function: of arrays of `length` pixels, to one of as many.
+        length: of each piece; the last is filled up with zeros.
+        arrays: `N …`, at least one pixel.
+    """
+    count, found = len(arrays[0]), []
+    for start in range(0, count, length):
+        pieces = [array[start : start + length] for array in arrays]
+        if (missing := length - len(pieces[0])) > 0:
+            pieces = [np.pad(p, ((0, missing), *((0, 0),) * (p.ndim - 1))) for p in pieces]
+        found.append(np.asarray(function(*pieces)))
+    return (found[0] if len(found) == 1 else np.concatenate(found))[:count]

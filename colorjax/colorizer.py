@@ -5,7 +5,7 @@ scaled up bicubically and joined to the photograph's own lightness at its own re
 piece, so memory does not depend on what the network would need for all of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from math import log
@@ -234,25 +234,11 @@ class Colorizer:
     def analyze(self, image: np.ndarray) -> Analysis:
         """What the network says of a photograph, for hints and suggestions."""
         lightness, content_fraction = self.to_network_input(image)
-        return self.analyze_batch(lightness[None], content_fraction)[0]
-
-    def analyze_batch(
-        self, lightness: np.ndarray, content_fraction: tuple[float, float]
-    ) -> list[Analysis]:
-        """As `analyze`, of copies of one shape: lightness `B rows columns`."""
-        result = _analyze(self.params, self.network, lightness, self.dtype, self.decoding)
-        ab, features, *others = jax.device_get(result)
+        seen = lightness[None]
+        result = _analyze(self.params, self.network, seen, self.dtype, self.decoding)
+        ab, *others = (None if x is None else x[0] for x in jax.device_get(result))
         ab = correct(ab, 1, self.warmth, self.tint)
-        return [
-            Analysis(
-                lightness[index],
-                content_fraction,
-                ab[index],
-                features[index],
-                *(None if array is None else array[index] for array in others),
-            )
-            for index in range(len(ab))
-        ]
+        return Analysis(lightness, content_fraction, ab, *others)
 
     def suggest(
         self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None
@@ -309,7 +295,7 @@ class Colorizer:
         padding = ((0, rows - inner[0]), (0, columns - inner[1]), (0, 0))[: image.ndim]
         small = np.pad(np.asarray(small), padding, mode="edge")
         pixels = small.reshape(-1, *small.shape[2:])
-        lightness = _padded(_lightness, max(a * b for a, b in shapes), pixels)
+        lightness = color.in_pieces(_lightness, max(a * b for a, b in shapes), pixels)
         return lightness.reshape(rows, columns), (inner[0] / rows, inner[1] / columns)
 
     def predict(self, lightness: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -359,20 +345,9 @@ class Colorizer:
                 for p in planes
             )
             pixels = image[top : top + rows].reshape(-1, *image.shape[2:])
-            coloured = out[top : top + rows].reshape(-1, 3)
-            for start in range(0, len(pixels), _PIECE):
-                piece = slice(start, start + _PIECE)
-                coloured[piece] = _padded(_join, _PIECE, pixels[piece], a[piece], b[piece])
+            coloured = color.in_pieces(_join, _PIECE, pixels, a, b)
+            out[top : top + rows] = coloured.reshape(rows, width, 3)
         return out
-
-
-def _padded(function: Callable[..., jax.Array], length: int, *arrays: np.ndarray) -> np.ndarray:
-    """A function of arrays of one length, on these filled up to another: compiled but once."""
-    count = len(arrays[0])
-    if count == length:
-        return np.asarray(function(*arrays))
-    padded = (np.pad(a, ((0, length - count), *((0, 0),) * (a.ndim - 1))) for a in arrays)
-    return np.asarray(function(*padded))[:count]
 
 
 def correct(

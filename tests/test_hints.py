@@ -8,8 +8,9 @@ from PIL import Image
 
 import colorize
 from colorjax import Colorizer, Hint, color, hints, model
-from colorjax.hints import FilmHints, HintError
+from colorjax.hints import HintError
 from colorjax.media import hint_files
+from colorjax.media.film_hints import FilmHints
 from colorjax.model import NetworkConfig
 
 SIZE = 96, 130

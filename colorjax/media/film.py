@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from colorjax.colorizer import Colorizer
-from colorjax.hints import FilmHints
 from colorjax.media import files, remux
 from colorjax.media.demux import (
     FilmError,
@@ -33,6 +32,7 @@ from colorjax.media.demux import (
     open_film,
     other_streams,
 )
+from colorjax.media.film_hints import FilmHints
 from colorjax.media.overlap import map_ahead, prefetch
 from colorjax.media.temporal import CUT, TemporalFilter, histogram_distance
 

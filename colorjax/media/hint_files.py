@@ -161,14 +161,8 @@ def _lab_of_piece(pixels: jax.Array) -> jax.Array:
 
 
 def _lab(pixels: np.ndarray) -> np.ndarray:
-    """Uint8 `H W 3` → Lab, piece by piece: compiled but once."""
-    flat, length = pixels.reshape(-1, 3), 1 << 16
-    found = np.empty(flat.shape, np.float32)
-    for start in range(0, len(flat), length):
-        piece = flat[start : start + length]
-        filled = np.pad(piece, ((0, length - len(piece)), (0, 0)))
-        found[start : start + length] = np.asarray(_lab_of_piece(filled))[: len(piece)]
-    return found.reshape(pixels.shape)
+    """Convert uint8 `H W 3` to Lab."""
+    return color.in_pieces(_lab_of_piece, 1 << 16, pixels.reshape(-1, 3)).reshape(pixels.shape)
 
 
 def _around(values: np.ndarray) -> np.ndarray:
