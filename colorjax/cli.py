@@ -52,7 +52,7 @@ with _on_signals(_quit, {"SIGINT": signal.default_int_handler}):  # the imports 
 
     from colorjax import color, device, report
     from colorjax.checkpoint import WeightsError
-    from colorjax.colorizer import Colorizer, confidence_map, neutral
+    from colorjax.colorizer import Colorizer, confidence_map, correct, neutral
     from colorjax.config import ConfigError
     from colorjax.hints import Hint, HintError
     from colorjax.media import demux, files, folder, hint_files
@@ -276,7 +276,8 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
             "not say how sure they are"
         )
     if options.warmth == "auto":
-        ab = neutral(ab, lightness)
+        # The shift takes the tint away with the rest.
+        ab = correct(neutral(ab, lightness, content_fraction), tint=options.tint)
     if analysis:
         ab = analysis.with_hints(photograph.pixels, ab, given, options.reach)
     pixels = colorizer.merge(photograph.pixels, ab, content_fraction)
@@ -466,9 +467,15 @@ def web(argv: list[str]) -> int:
             raise
         raise ConfigError("the page needs more: pip install 'colorjax[web]'") from None
     device.use_compilation_cache()
-    host, browser = options.host, not options.no_browser
-    load = partial(Colorizer.load, options.weights)
-    return serve(load, [path.absolute() for path in photographs], host, options.port, browser)
+    weights = options.weights and str(Path(options.weights).absolute())
+    return serve(
+        partial(Colorizer.load, weights),
+        [path.absolute() for path in photographs],
+        options.host,
+        options.port,
+        not options.no_browser,
+        weights,
+    )
 
 
 def run(argv: list[str] | None) -> int:

@@ -357,16 +357,24 @@ def correct(
     return np.asarray(saturation * ab + np.array([tint, warmth]), np.float32)
 
 
-def neutral(ab: np.ndarray, lightness: np.ndarray) -> np.ndarray:
-    """Shift colours `h w 2` so that the mean of the lightest tenth of the places is neutral.
+def neutral(
+    ab: np.ndarray, lightness: np.ndarray, content_fraction: tuple[float, float] = (1.0, 1.0)
+) -> np.ndarray:
+    """Shift colours `h w 2` so that the mean of the photograph's lightest tenth is neutral.
 
     Args:
         ab: of a picture.
         lightness: of the network's copy, `rows columns`, multiples of h and w.
+        content_fraction: fractions of its rows and columns that the photograph fills.
     """
     height, width = ab.shape[:2]
     light = lightness.reshape(height, lightness.shape[0] // height, width, -1).mean((1, 3))
-    return ab - ab[light >= np.quantile(light, 0.9)].mean(axis=0)
+    filled = tuple(
+        slice(max(1, round(fraction * side)))
+        for fraction, side in zip(content_fraction, ab.shape, strict=False)
+    )
+    lightest = light[filled] >= np.quantile(light[filled], 0.9)
+    return ab - ab[filled][lightest].mean(axis=0)
 
 
 def confidence_map(

@@ -222,6 +222,24 @@ def test_corrections_shift_and_scale_the_automatic_color(colorizer, image, analy
     assert np.allclose(shifted, neutral(analysis.ab, analysis.lightness), atol=1e-4)
 
 
+def test_neutral_highlights_are_those_of_the_photograph_not_of_what_surrounds_it():
+    from colorjax.colorizer import neutral
+
+    lightness = np.full((32, 32), 50.0, np.float32)
+    lightness[:4], lightness[16:] = 80, 100  # the lower half repeats the photograph's border
+    ab = np.zeros((8, 8, 2), np.float32)
+    ab[0], ab[4:] = (5, 7), (30, 30)
+    assert np.allclose(neutral(ab, lightness, (0.5, 1.0))[0], 0)
+
+
+def test_tint_counts_beside_neutral_highlights(grey, tmp_path):
+    paths = tmp_path / "plain.png", tmp_path / "tinted.png"
+    for path, tint in zip(paths, ("0", "12"), strict=True):
+        assert run(grey, path, "--warmth", "auto", "--tint", tint) == 0
+    plain, tinted = (np.asarray(Image.open(path)).astype(int) for path in paths)
+    assert (tinted[..., 0] - tinted[..., 1]).mean() > (plain[..., 0] - plain[..., 1]).mean() + 5
+
+
 def scene(lightness=50.0):
     features = np.zeros((8, 8, 4), np.float32)
     features[:, :4, 0] = features[:, 4:, 1] = 1

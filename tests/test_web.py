@@ -412,6 +412,40 @@ def test_a_film_shows_a_frame_and_the_command(client, tmp_path):
     assert client.post(f"/api/photographs/{id}/save", json={}).status_code == 400
 
 
+def test_a_frames_time_is_counted_from_the_first_picture_as_hints_are(tmp_path):
+    av = pytest.importorskip("av")
+    from colorjax.web import frame
+
+    path = tmp_path / "late.mkv"
+    with av.open(str(path), "w") as film:
+        stream, sound = film.add_stream("libx264", rate=10), film.add_stream("pcm_s16le", rate=8000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        silence.sample_rate, silence.pts = 8000, 0
+        film.mux(sound.encode(silence))
+        for number in range(10):  # a second after the sound
+            shown = av.VideoFrame.from_ndarray(picture(number, 48, 64))
+            shown.pts = 10 + number
+            film.mux(stream.encode(shown))
+        film.mux(stream.encode())
+        film.mux(sound.encode())
+    assert [frame.read(path, time).time for time in (0, 0.5)] == pytest.approx([0, 0.5], abs=0.01)
+
+
+def test_the_command_names_the_weights_that_the_page_shows(tiny, tmp_path):
+    Image.fromarray(picture(3)).save(tmp_path / "a.png")
+    with Session(lambda: tiny, [tmp_path / "a.png"], weights="my weights.safetensors") as session:
+        words = session.command(session.add_given(0).id)
+    assert words.endswith("--weights 'my weights.safetensors'")
+
+
+def test_hints_at_the_photographs_very_border_are_read_as_the_command_line_reads_them(client):
+    id = add(client).json()["id"]
+    points = {"points": [{"x": 51.5, "y": 0, "color": "#123456"}]}
+    answer = client.post(f"/api/photographs/{id}/hints", json=points)
+    assert answer.json()["hints"] == [{"x": 51.5, "y": 0.0, "color": "#123456", "radius": 0.0}]
+
+
 # How it is started and ended.
 
 

@@ -194,7 +194,7 @@ def _decoded(film: Any, video: Any, outcome: Outcome) -> Iterator[Frame]:
                     decoded = packet.decode()
                     outcome.damaged += sum(frame.is_corrupt for frame in decoded)
                     like = like or next(iter(decoded), None)
-                    found = [_frame(frame, like, outcome) for frame in decoded]
+                    found = [upright(frame, like, outcome) for frame in decoded]
         except FFmpegError:
             outcome.damaged += 1
             continue
@@ -223,8 +223,8 @@ def _promised(film: Any, streams: list[Any]) -> float:
     return float(max(ends, default=0))
 
 
-def _frame(frame: Any, like: Any, outcome: Outcome) -> Frame:
-    """A decoded frame as the first of its film is turned and sized; notes what is not kept."""
+def upright(frame: Any, like: Any, outcome: Outcome) -> Frame:
+    """Turn and size a decoded frame as the first of its film is; notes what is not kept."""
     from av.video.reformatter import ColorRange, Interpolation
 
     size, first = f"{frame.width} × {frame.height}", f"{like.width} × {like.height}"

@@ -34,7 +34,7 @@ from colorjax.media.demux import (
 )
 from colorjax.media.film_hints import FilmHints
 from colorjax.media.overlap import map_ahead, prefetch
-from colorjax.media.temporal import CUT, TemporalFilter, histogram_distance
+from colorjax.media.temporal import TemporalFilter
 
 OUTPUT_SUFFIXES = tuple(remux.CONTAINERS)  # that hold H.264 and exact times of frames
 FILM_SUFFIXES = (
@@ -162,24 +162,19 @@ def _hinted(
     time_base: Fraction,
 ) -> Generator[tuple[Frame, np.ndarray, tuple[float, float]]]:
     """As `_predicted`, with the hints' colour added before it is filtered; a frame at a time."""
-    steady, previous, first = TemporalFilter(), None, None
+    steady, first = TemporalFilter(), None
     with closing(frames):
         for frame in frames:
             first = frame.pts if first is None else first
             with outcome.working("network"):
                 seen = colorizer.analyze(frame.pixels)
-                is_cut = previous is not None and _is_cut(previous, seen.lightness)
                 until = float((frame.pts + frame.duration - first) * time_base)
                 network = seen.lightness, seen.features, seen.spread
                 size = frame.pixels.shape[0], frame.pixels.shape[1]
+                is_cut = steady.is_cut(seen.lightness)
                 ab = hints(seen.ab, *network, size, seen.content_fraction, until, is_cut)
-                previous = seen.lightness
                 ab = steady(seen.lightness, ab)
             yield frame, ab, seen.content_fraction
-
-
-def _is_cut(previous: np.ndarray, lightness: np.ndarray) -> bool:
-    return histogram_distance(previous, lightness) > CUT
 
 
 def _merged(

@@ -68,7 +68,15 @@ def _of_json(text: str) -> list[Hint]:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise HintError(f"it is no JSON: {error}") from None
-    points = content.get("points") if isinstance(content, dict) else content
+    return of_points(content.get("points") if isinstance(content, dict) else content)
+
+
+def of_points(points: Any) -> list[Hint]:
+    """Make hints of `[{"x": …, "y": …, "color": "#rrggbb"}, …]`, at least one.
+
+    Raises:
+        HintError: it is no such list; the sentence names the hint that is wrong.
+    """
     if not isinstance(points, list) or not points:
         raise HintError('it must hold a list of hints, {"points": [{"x": …, "y": …, "color": …}]}')
     found = []

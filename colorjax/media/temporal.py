@@ -41,6 +41,11 @@ class TemporalFilter:
         self.min_blend, self.motion_scale = min_blend, motion_scale
         self.lightness = self.ab = np.zeros(0)
 
+    def is_cut(self, lightness: np.ndarray) -> bool:
+        """Whether the next frame, of this lightness, begins a scene, as the first one does."""
+        same_shape = self.lightness.shape == lightness.shape
+        return not same_shape or histogram_distance(self.lightness, lightness) > CUT
+
     def __call__(self, lightness: np.ndarray, ab: np.ndarray) -> np.ndarray:
         """Filter the colour of the next frame.
 
@@ -48,10 +53,7 @@ class TemporalFilter:
             lightness: of the network's copy, `rows columns`, L* in 0…100.
             ab: predicted for it, `h w 2`, where h and w divide rows and columns.
         """
-        if (
-            self.lightness.shape != lightness.shape
-            or histogram_distance(self.lightness, lightness) > CUT
-        ):
+        if self.is_cut(lightness):
             self.ab = ab
         else:
             (rows, columns), change = ab.shape[:2], lightness - self.lightness

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from colorjax.media.demux import FilmError, open_film
+from colorjax.media.demux import FilmError, Outcome, open_film, upright
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame, upright, and where in the film it is; seconds from its start."""
+    """A frame, upright, and where in the film it is; seconds from the first picture."""
 
-    pixels: np.ndarray  # sRGB, uint8 H W 3
+    pixels: np.ndarray  # sRGB, uint8, H W if it is grey, else H W 3
     time: float
     duration: float
 
@@ -28,8 +28,8 @@ def read(path: Path, time: float | None = None) -> Frame:
     import av.error
 
     with film:
-        start = (film.start_time or 0) / 1e6
-        duration = max(0.0, (film.duration or 0) / 1e6)
+        start, opened = float((video.start_time or 0) * video.time_base), film.start_time or 0
+        duration = max(0.0, ((film.duration or 0) + opened) / 1e6 - start)
         wanted = duration / 3 if time is None else min(max(time, 0.0), duration)
         with suppress(av.error.FFmpegError):
             film.seek(round((start + wanted) * 1e6))
@@ -40,5 +40,5 @@ def read(path: Path, time: float | None = None) -> Frame:
                     break
         if found is None:
             raise FilmError(f"{path} holds no frame that can be read")
-        pixels = np.rot90(found.to_ndarray(format="rgb24"), round(found.rotation / 90))
-        return Frame(np.ascontiguousarray(pixels), max(0.0, (found.time or 0) - start), duration)
+        pixels = upright(found, found, Outcome()).pixels
+        return Frame(pixels, max(0.0, (found.time or 0) - start), duration)

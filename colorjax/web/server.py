@@ -298,7 +298,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     browser: bool = True,
-    max_megapixels: float = 500,
+    weights: str | None = None,
 ) -> int:
     """Serve the page until it is told to end; the exit status.
 
@@ -308,7 +308,7 @@ def serve(
         host: to listen on.
         port: likewise; 0 takes a free one.
         browser: open the page in the browser.
-        max_megapixels: larger photographs are refused before they are decoded.
+        weights: the file of the network, as the page's commands name it; None for the default.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -329,7 +329,7 @@ def serve(
     address = f"http://{shown}:{port}/?token={token}"
     config = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
     status = 0
-    with listener, Session(load, photographs, max_megapixels) as session:
+    with listener, Session(load, photographs, weights=weights) as session:
         warming = threading.Thread(target=session.warm, daemon=True)
         app = application(session, token, allowed_hosts(host, port))
         server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **config))

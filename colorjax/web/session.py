@@ -28,8 +28,8 @@ from PIL import Image
 
 from colorjax import color, palette
 from colorjax.colorizer import Analysis, Colorizer, correct
-from colorjax.hints import Hint, HintError
-from colorjax.media import files
+from colorjax.hints import Hint, HintError, check_inside
+from colorjax.media import files, hint_files
 from colorjax.media.film import FILM_SUFFIXES, FilmError
 from colorjax.web import frame
 
@@ -65,10 +65,15 @@ class Edit:
         for name, (low, high) in _RANGES.items():
             if (number := value.get(name)) is not None:
                 numbers[name] = _number(number, name, low, high)
-        hints = value.get("hints", [])
-        if not isinstance(hints, list) or len(hints) > _HINTS:
+        points = value.get("hints", [])
+        if not isinstance(points, list) or len(points) > _HINTS:
             raise SessionError(f"hints are a list of at most {_HINTS}")
-        return cls(tuple(_hint(hint, size) for hint in hints), **numbers)
+        try:
+            hints = hint_files.of_points(points) if points else []
+            check_inside(hints, size[1], size[0])
+        except HintError as error:
+            raise SessionError(str(error)) from None
+        return cls(tuple(hints), **numbers)
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data: what was not set is left out."""
@@ -86,22 +91,6 @@ def _number(value: Any, name: str, low: float, high: float) -> float:
     if not low <= value <= high:
         raise SessionError(f"{name} is {value:g}: it must be from {low:g} to {high:g}")
     return float(value)
-
-
-def _hint(value: Any, size: tuple[int, int]) -> Hint:
-    if not isinstance(value, dict):
-        raise SessionError("a hint is an object with x, y and color")
-    width, height = size
-    if not re.fullmatch("#[0-9a-fA-F]{6}", colour := str(value.get("color"))):
-        raise SessionError(f"color is {colour!r}: it must be #rrggbb")
-    optional = {
-        name: _number(value[name], name, low, high)
-        for name, low, high in (("radius", 0, 1e5), ("reach", 0.01, 100), ("time", 0, 1e6))
-        if value.get(name) is not None
-    }
-    x = _number(value.get("x"), "x", 0, width - 1)
-    y = _number(value.get("y"), "y", 0, height - 1)
-    return Hint(x, y, colour, **optional)
 
 
 @dataclass
@@ -157,6 +146,7 @@ class Session:
         given: Sequence[Path] = (),
         max_megapixels: float = 500,
         max_bytes: int = 4 * 2**30,
+        weights: str | None = None,
     ):
         """Start with nothing read yet.
 
@@ -165,9 +155,11 @@ class Session:
             given: photographs named on the command line, to be read where they lie.
             max_megapixels: larger photographs are refused before they are decoded.
             max_bytes: larger uploads are refused while they come.
+            weights: the file of the network, for the command; None for the default.
         """
         self.directory = Path(tempfile.mkdtemp(prefix="colorjax-"))  # mode 0700
         self.max_megapixels, self.max_bytes = max_megapixels, max_bytes
+        self.weights = weights
         self.items: dict[str, Item] = {}
         self.given, self._given = tuple(given), dict[int, str]()  # number → id, once it is read
         self._load, self._colorizer = load, None
@@ -474,6 +466,8 @@ class Session:
         words = ["colorjax", str(path), f"{path.stem}-coloured{suffix}"]
         if edit.hints:
             words += ["--hints", str(kept_path(item)) if item.keep else f"{item.name}.hints.json"]
+        if self.weights:
+            words += ["--weights", self.weights]
         decoding = self.colorizer.decoding
         own = {"saturation": decoding.saturation, "rarity": decoding.rarity_power}
         for name in _RANGES:

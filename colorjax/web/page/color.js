@@ -30,7 +30,7 @@ const GAMMA = Uint8Array.from({length: STEPS + 1}, (_, i) => Math.round(255 * to
 export const lightness = grey => 116 * F[grey] - 16;
 
 /** Lab → linear RGB, pulled towards the grey of its own Y until it fits the gamut. */
-export function fitGamut(fy, a, b) {
+function fitGamut(fy, a, b) {
   const y = Math.min(1, Math.max(0, inverse(fy))), x = inverse(fy + a / 500), z = inverse(fy - b / 200);
   const offsets = RGB.map(row => row[0] * x + row[1] * inverse(fy) + row[2] * z - y);
   const reach = Math.min(1, ...offsets.map(o => (o > 0 ? 1 - y : y) / Math.max(Math.abs(o), 1e-12)));

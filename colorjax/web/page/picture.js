@@ -103,7 +103,6 @@ export function setZoom(full, place) {
   }
   scheduleDetail();
 }
-export const pan = (dx, dy) => scroller.scrollBy(dx, dy);
 /** Scrolls a place into view. */
 export function reveal({x, y}) {
   if (!zoomed) return;

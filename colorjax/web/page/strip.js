@@ -1,6 +1,6 @@
 // The photographs of the sitting: a row of thumbnails, filled one after another.
 
-import {correct, paint, paintGrey} from './color.js';
+import {paint} from './color.js';
 
 const $ = id => document.getElementById(id);
 let open = () => {}, remove = () => {};
@@ -26,7 +26,7 @@ export function waiting(name) {
 }
 
 /** Puts a photograph into the row. */
-export function add(item, grey, ab, edit) {
+export function add(item, grey, ab) {
   const row = document.createElement('li'), button = document.createElement('button');
   const canvas = document.createElement('canvas');
   button.append(canvas);
@@ -47,16 +47,15 @@ export function add(item, grey, ab, edit) {
   const firstWaiting = [...$('items').children].find(other => other.querySelector('.state'));
   $('items').insertBefore(row, firstWaiting ?? null);
   tiles.set(item.id, {row, button, canvas, grey, fraction: item.fraction});
-  draw(item.id, ab, edit);
+  draw(item.id, ab);
   progress();
 }
 
-/** Draws a thumbnail; without ab it stays grey. */
-export function draw(id, ab, corrections) {
+/** Draws a thumbnail in colour. */
+export function draw(id, ab) {
   const tile = tiles.get(id);
   if (!tile) return;
-  const colored = ab && (corrections ? {...ab, data: correct(ab.data, corrections)} : ab);
-  const image = colored ? paint(tile.grey, colored, tile.fraction) : paintGrey(tile.grey);
+  const image = paint(tile.grey, ab, tile.fraction);
   tile.canvas.width = image.width;
   tile.canvas.height = image.height;
   tile.canvas.getContext('2d').putImageData(image, 0, 0);
