@@ -181,9 +181,8 @@ def check(options: argparse.Namespace) -> None:
             options.warmth = float(options.warmth or 0)
         except ValueError:
             raise ConfigError(f"--warmth {options.warmth}: it must be a number or auto") from None
-    warmth = [("warmth", -100, 100)] if options.warmth != "auto" else []
     for name, low, high in (
-        *warmth,
+        ("warmth", -100, 100),
         ("tint", -100, 100),
         ("reach", 0.05, 20),
         ("quality", 1, 100),
@@ -195,7 +194,7 @@ def check(options: argparse.Namespace) -> None:
         ("crf", 0, 51),
     ):
         value = getattr(options, name)
-        if value is not None and not low <= value <= high:
+        if value not in (None, "auto") and not low <= value <= high:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} {value:g}: it must be from {low:g} to {high:g}")
 
@@ -261,6 +260,11 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
     colorizer = load(options)
     if options.explain and not colorizer.network.labels:
         raise ConfigError("--explain: these weights have learned no labels (train.py --labels)")
+    if options.confidence and colorizer.network.head != "bins":
+        raise ConfigError(
+            f"--confidence {options.confidence}: these weights have no bins and do "
+            "not say how sure they are"
+        )
     lightness, content_fraction = colorizer.to_network_input(photograph.pixels)
     if given:
         analysis = colorizer.analyze(photograph.pixels)
@@ -270,11 +274,6 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
         colors, sure = colorizer.predict(lightness[None])
         ab, confidence = colors[0], None if sure is None else sure[0]
     height, width = photograph.pixels.shape[:2]
-    if options.confidence and confidence is None:
-        raise ConfigError(
-            f"--confidence {options.confidence}: these weights have no bins and do "
-            "not say how sure they are"
-        )
     if options.warmth == "auto":
         # The shift takes the tint away with the rest.
         ab = correct(neutral(ab, lightness, content_fraction), tint=options.tint)
@@ -367,8 +366,8 @@ def color_folder(options: argparse.Namespace, source: Path, target: Path) -> int
 def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
     """Colour a film; the exit status."""
     if target.suffix.lower() in FILM_SUFFIXES and options.overwrite:
-        check_replaced(source, target, first_frame)
-    given = read_hints(options, first_frame(source)) if options.hints else []
+        check_replaced(source, target, lambda path: demux.first_frame(path).pixels)
+    given = read_hints(options, demux.first_frame(source).pixels) if options.hints else []
     film_hints = FilmHints(given, options.reach) if given else None
     colorizer, bar = load(options), report.Bar("colouring", "frames/s")
     try:
@@ -395,14 +394,6 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
     if outcome.broken:
         complain(f"{source} is damaged: {outcome.broken}")
     return 1 if outcome.broken else 0
-
-
-def first_frame(path: Path) -> np.ndarray:
-    """A film's first picture; FilmError if there is none."""
-    with closing(demux.frames(path, demux.Outcome())) as found:
-        for frame in found:
-            return frame.pixels
-    raise FilmError(f"{path} holds no frames that can be read")
 
 
 def show(bar: report.Bar, done: int, total: int) -> None:

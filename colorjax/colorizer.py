@@ -236,9 +236,10 @@ class Colorizer:
         lightness, content_fraction = self.to_network_input(image)
         seen = lightness[None]
         result = _analyze(self.params, self.network, seen, self.dtype, self.decoding)
-        ab, *others = (None if x is None else x[0] for x in jax.device_get(result))
-        ab = correct(ab, 1, self.warmth, self.tint)
-        return Analysis(lightness, content_fraction, ab, *others)
+        ab, features, *others = jax.device_get(result)
+        ab = correct(ab[0], 1, self.warmth, self.tint)
+        others = (None if array is None else array[0] for array in others)
+        return Analysis(lightness, content_fraction, ab, features[0], *others)
 
     def suggest(
         self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None

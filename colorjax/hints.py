@@ -13,7 +13,6 @@ and the chroma of a hint's colour count. The lightness is the photograph's own.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -60,7 +59,8 @@ class Hint:
             value = getattr(self, name)
             if value is None and name in ("reach", "time"):
                 continue
-            if not isinstance(value, Real) or isinstance(value, bool) or not abs(value) < 1e9:
+            is_real = isinstance(value, int | float | np.integer | np.floating)
+            if not is_real or isinstance(value, bool) or not -1e9 < value < 1e9:
                 raise HintError(f"{name} is {value!r}: it must be a number")
             if value < least:
                 raise HintError(f"{name} is {value:g}: it must be {least:g} or more")
@@ -83,11 +83,11 @@ _lab_of_piece, _rgb_of_piece = jax.jit(color.rgb_to_lab), jax.jit(color.fit_gamu
 
 
 def _to_lab(rgb: np.ndarray) -> np.ndarray:
-    return color.in_pieces(_lab_of_piece, _PIECE, np.float32(rgb))
+    return color.in_pieces(_lab_of_piece, _PIECE, rgb.astype(np.float32))
 
 
 def _to_rgb(lab: np.ndarray) -> np.ndarray:
-    return color.in_pieces(_rgb_of_piece, _PIECE, np.float32(lab))
+    return color.in_pieces(_rgb_of_piece, _PIECE, lab.astype(np.float32))
 
 
 def lightness_of(pixels: np.ndarray) -> np.ndarray:
@@ -251,7 +251,7 @@ def solve(marks: Places, residual: np.ndarray, reach: np.ndarray) -> Callable[[P
         return cast, np.exp(apart)
 
     cast, place = kernels(marks)
-    residual = np.float64(residual)
+    residual = residual.astype(float)
     apart = _squares(marks.row, marks.row) + _squares(marks.column, marks.column)
     unlike = sum(_squares(part, part) for part in residual.T)
     crowd = np.exp(-apart / (2 * _STROKE**2) - unlike / (2 * _STROKE_AB**2)).sum(1)

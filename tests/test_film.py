@@ -482,7 +482,7 @@ def test_frames_of_the_usual_range_are_decoded_exactly(kind):
             values[:, :440] = ramp
         plane.update((values << 6 if kind == "p010le" else values).tobytes())
     frame.color_range = 1
-    pixels = demux._frame(frame, frame, demux.Outcome()).pixels
+    pixels = demux.upright(frame, frame, demux.Outcome()).pixels
     wanted = (ramp / (1 << (bits - 8)) - 16) * 255 / 219
     assert pixels.ndim == 2 and np.abs(pixels - wanted).max() < 0.51
 

@@ -364,6 +364,8 @@ def test_the_command_line_takes_hints_and_corrections(grey, tmp_path, image):
         ('{"points": [{"x": 1, "y": 2}]}', ["hint 1 lacks color"]),
         ('{"points": [{"x": 1, "y": 2, "color": "#111111", "size": 3}]}', ["'size'"]),
         ('{"points": [{"x": "1", "y": 2, "color": "#111111"}]}', ["x is '1'"]),
+        (f'{{"points": [{{"x": {10**400}, "y": 2, "color": "#111111"}}]}}', ["x is 1000"]),
+        ('{"points": [{"x": true, "y": 2, "color": "#111111"}]}', ["x is True"]),
         ('{"points": [{"x": 1, "y": 2, "color": 5}]}', ["color is 5"]),
         ('{"points": [{"x": 1, "y": 2, "color": "#111111", "radius": -1}]}', ["radius is -1"]),
         ('{"points": [{"x": 1, "y": 2, "color": "#111111", "time": 1}]}', ["no film"]),

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -163,6 +163,14 @@ def frames(source: Path, outcome: Outcome) -> Generator[Frame]:
                 pts = last + max(1, step // 2)
             yield replace(frame, pts=pts, duration=frame.duration or step)
             last = pts
+
+
+def first_frame(source: Path) -> Frame:
+    """Decode a film's first frame; FilmError if there is none."""
+    with closing(frames(source, Outcome())) as found:
+        for frame in found:
+            return frame
+    raise FilmError(f"{source} holds no frames that can be read")
 
 
 def _in_order(frames: Iterable[Frame], window: int) -> Iterator[Frame]:

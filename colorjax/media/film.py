@@ -28,6 +28,7 @@ from colorjax.media.demux import (
     Frame,
     Outcome,
     attachments,
+    first_frame,
     frames,
     open_film,
     other_streams,
@@ -80,10 +81,7 @@ def colorize_film(
     try:
         with film:
             total = video.frames or round((film.duration or 0) / 1e6 * (video.guessed_rate or 25))
-            with closing(frames(source, Outcome())) as found:
-                first = next(found, None)
-            if first is None:
-                raise FilmError(f"{source} holds no frames that can be read")
+            first = first_frame(source)
             _note_losses(film, video, target, first, outcome)
             begin = Fraction(first.pts * video.time_base)
             trial = _picture(np.broadcast_to(np.uint8(128), (*first.pixels.shape[:2], 3)))

@@ -30,9 +30,8 @@ STRUCTURE |= {_XMP, _IPTC, _PHOTOSHOP, 34675, _LAYERS}
 # than the pixels do.
 _OF_JPEG = {37121: "", 37122: "CompressedBitsPerPixel", 40962: "", 40963: ""}
 _OF_JPEG |= {_INTEROPERABILITY: "InteropIndex"}
-_RESOURCES = frozenset(
-    {1033, 1036, 1039}
-)  # of Photoshop about the old pixels: thumbnails, ICC profile
+# Of Photoshop's resources those about the old pixels: thumbnails, ICC profile.
+_RESOURCES = frozenset({1033, 1036, 1039})
 IPTC_RESOURCE = 1028
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 
@@ -300,16 +299,13 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
     The block's own first directory is not used in place; the others are, by their places, after
     what is damaged or not allowed in a TIFF was taken out of them.
     """
-    block = bytearray(exif.removeprefix(b"Exif\0\0"))
-    file = BytesIO(block)
-    order, _, start = header(file)
-    entries, _ = directory(file, start, order)
+    file, order, entries = _first(exif)
+    block = bytearray(file.getvalue())
     for tag in {_EXIF, _GPS} & set(entries):
         try:
             inside = numbers(entries[tag], order)[0]
-            kept = set(directory(file, inside, order)[0]) - (
-                set(_OF_JPEG) if tag == _EXIF else set()
-            )
+            kept = set(directory(file, inside, order)[0])
+            kept -= set(_OF_JPEG) if tag == _EXIF else set()
             places = _entry_places(block, inside, order)
             rows = [bytes(block[at : at + 12]) for inner, at in places.items() if inner in kept]
             table = struct.pack(order + "H", len(rows)) + b"".join(rows) + bytes(4)
@@ -332,18 +328,22 @@ def resolution(entries: Directory, order: str) -> tuple[float, float] | None:
     return (found[0], found[1]) if all(found) else None
 
 
-def resolution_of(exif: bytes) -> tuple[float, float] | None:
-    """Pixels an inch that an EXIF block says."""
+def _first(exif: bytes) -> tuple[BytesIO, str, Directory]:
+    """An EXIF block as a file, its byte order, its first directory."""
     file = BytesIO(exif.removeprefix(b"Exif\0\0"))
     order, _, start = header(file)
-    return resolution(directory(file, start, order)[0], order)
+    return file, order, directory(file, start, order)[0]
+
+
+def resolution_of(exif: bytes) -> tuple[float, float] | None:
+    """Pixels an inch that an EXIF block says."""
+    _, order, entries = _first(exif)
+    return resolution(entries, order)
 
 
 def not_for_tiff(exif: bytes) -> list[str]:
     """The names of tags in an EXIF block that a TIFF may not hold."""
-    file = BytesIO(exif.removeprefix(b"Exif\0\0"))
-    order, _, start = header(file)
-    root, _ = directory(file, start, order)
+    file, order, root = _first(exif)
     with suppress(ValueError, IndexError):
         inside, _ = directory(file, numbers(root.get(_EXIF), order)[0], order)
         return [name for tag, name in _OF_JPEG.items() if name and tag in inside]

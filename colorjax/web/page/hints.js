@@ -54,12 +54,11 @@ function button(number) {
     mark.addEventListener('lostpointercapture', up, {once: true});
   });
   mark.addEventListener('keydown', event => {
-    const step = Math.max(1, Math.round((event.shiftKey ? 0.05 : 0.01) * Math.max(item.width, item.height)));
-    const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
-    if (way) {
+    const step = picture.stepOf(event);
+    if (step) {
       event.preventDefault();
       const {x, y} = current[number];
-      calls.move(number, picture.clamped(x + way[0] * step, y + way[1] * step));
+      calls.move(number, picture.clamped(x + step[0], y + step[1]));
     } else if (event.key === 'Delete' || event.key === 'Backspace') {
       event.preventDefault();
       calls.remove(number);

@@ -129,6 +129,7 @@ async function open(id) {
   picture.show(item, grey, box => trying(server.detail)(item.id, box));
   picture.setSplit(item === example ? 0.5 : item.split ?? 0.12);
   $('surface').setAttribute('aria-label', item.name);
+  centreCrosshair();
   $('invitation').hidden = item !== example;
   $('busy').hidden = true;
   document.title = item === example ? 'colorjax' : `${item.name} · colorjax`;
@@ -487,27 +488,26 @@ $('copy').addEventListener('click', async () => {
   }
 });
 
-const crosshair = {x: null, y: null};
+let crosshair = {x: 0, y: 0};
+function moveCrosshair(x, y) {
+  crosshair = picture.clamped(x, y);
+  $('crosshair').style.left = `${100 * (crosshair.x + 0.5) / current.width}%`;
+  $('crosshair').style.top = `${100 * (crosshair.y + 0.5) / current.height}%`;
+}
 $('surface').addEventListener('keydown', event => {
-  if (event.target !== $('surface')) return;
-  const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
-  const step = Math.max(1, Math.round((event.shiftKey ? 0.05 : 0.01) * Math.max(current.width, current.height)));
-  if (way) {
+  if (event.target !== $('surface') || !current) return;
+  const step = picture.stepOf(event);
+  if (step) {
     event.preventDefault();
-    Object.assign(crosshair, picture.clamped(
-      (crosshair.x ?? current.width / 2) + way[0] * step, (crosshair.y ?? current.height / 2) + way[1] * step));
+    moveCrosshair(crosshair.x + step[0], crosshair.y + step[1]);
     picture.reveal(crosshair);
   } else if (event.key === 'Enter' || event.key === ' ') {
     event.preventDefault();
-    addHint(picture.clamped(crosshair.x ?? current.width / 2, crosshair.y ?? current.height / 2));
+    addHint(picture.clamped(crosshair.x, crosshair.y));
   }
-  $('crosshair').style.left = `${100 * ((crosshair.x ?? current.width / 2) + 0.5) / current.width}%`;
-  $('crosshair').style.top = `${100 * ((crosshair.y ?? current.height / 2) + 0.5) / current.height}%`;
 });
-$('surface').addEventListener('focus', () => {
-  $('crosshair').style.left = $('crosshair').style.top = '50%';
-  crosshair.x = crosshair.y = null;
-});
+const centreCrosshair = () => { if (current) moveCrosshair(current.width / 2, current.height / 2); };
+$('surface').addEventListener('focus', centreCrosshair);
 document.addEventListener('keydown', event => {
   if (event.key === 'Escape') setEyedropper(false);
   if (!(event.ctrlKey || event.metaKey) || !current) return;

@@ -77,6 +77,14 @@ export const clamped = (x, y) => ({
   y: Math.min(item.height - 1, Math.max(0, Math.round(y))),
 });
 
+/** What an arrow key moves a place by, in pixels, with Shift five times as much; else null. */
+export function stepOf(event) {
+  const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+  const share = event.shiftKey ? 0.05 : 0.01;
+  const step = Math.max(1, Math.round(share * Math.max(item.width, item.height)));
+  return way ? way.map(sign => sign * step) : null;
+}
+
 /** Whether a place shows the picture without colour. */
 export const isBefore = x => {
   const shown = visible();
