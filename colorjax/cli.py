@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 @contextmanager
 def _on_signals(handler: Callable, defaults: dict[str, Any]) -> Iterator[None]:
-    """Handle the signals that are handled by default, within; others, as after nohup, stay."""
+    """Handle, within, those signals that have their default handler; nohup's choice stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -41,7 +41,7 @@ def _quit(number: int, frame: Any) -> None:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """A closed window or a shutdown ends a run as Ctrl-C does: nothing half done stays."""
+    """End a run as Ctrl-C does, at a closed window or a shutdown: nothing half done stays."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 
@@ -61,7 +61,7 @@ with _on_signals(_quit, {"SIGINT": signal.default_int_handler}):  # the imports 
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The options and their help."""
+    """Declare the options and their help."""
     call = PROG if PROG == "colorjax" else f"python {PROG}"
     parser = argparse.ArgumentParser(
         prog=PROG,
@@ -175,7 +175,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    """The numbers of the command line: ConfigError names the one that is out of range."""
+    """Check the numbers of the command line: ConfigError names the one that is out of range."""
     if options.warmth != "auto":
         try:
             options.warmth = float(options.warmth or 0)
@@ -240,7 +240,7 @@ def _small_lightness(pixels: np.ndarray) -> np.ndarray:
 
 
 def color_photograph(options: argparse.Namespace, source: Path, target: Path) -> int:
-    """Colour a photograph; the exit status."""
+    """Colour a photograph; return the exit status."""
     files.check_output(target, options.overwrite)
     if options.confidence:
         for path, what in ((source, "input"), (target, "output")):
@@ -298,7 +298,7 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
 
 
 def color_folder(options: argparse.Namespace, source: Path, target: Path) -> int:
-    """Colour a folder, but for what is done already; the exit status."""
+    """Colour what of a folder is not done yet; return the exit status."""
     if not target.is_dir():
         if target.suffix.lower() in FILM_SUFFIXES:
             raise ConfigError(
@@ -364,7 +364,7 @@ def color_folder(options: argparse.Namespace, source: Path, target: Path) -> int
 
 
 def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
-    """Colour a film; the exit status."""
+    """Colour a film; return the exit status."""
     if target.suffix.lower() in FILM_SUFFIXES and options.overwrite:
         check_replaced(source, target, lambda path: demux.first_frame(path).pixels)
     given = read_hints(options, demux.first_frame(source).pixels) if options.hints else []
@@ -403,19 +403,19 @@ def show(bar: report.Bar, done: int, total: int) -> None:
 
 
 def status_of(stop: KeyboardInterrupt) -> int:
-    """The exit status of a program that a signal ended."""
+    """Return the exit status of a program that a signal ended."""
     return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 
 def read_hints(options: argparse.Namespace, image: np.ndarray) -> list[Hint]:
-    """The hints that the command line names, of a photograph or a frame."""
+    """Read the hints that the command line names, of a photograph or a frame."""
     if options.hints is None:
         return []
     return hint_files.read(options.hints, image, options.max_megapixels)
 
 
 def load(options: argparse.Namespace) -> Colorizer:
-    """The network that the command line asks for."""
+    """Load the network that the command line asks for."""
     device.use_compilation_cache()
     colorizer = Colorizer.load(
         options.weights,
@@ -430,7 +430,7 @@ def load(options: argparse.Namespace) -> Colorizer:
 
 
 def web(argv: list[str]) -> int:
-    """Show the page, as `colorjax web` says; the exit status."""
+    """Serve the page, as `colorjax web` says; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="colorjax web",
         description="Colour photographs in the browser. They stay on this machine.",
@@ -470,7 +470,7 @@ def web(argv: list[str]) -> int:
 
 
 def run(argv: list[str] | None) -> int:
-    """Colour as the command line says; the exit status."""
+    """Colour as the command line says; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["web"]:
         return web(argv[1:])
@@ -506,7 +506,7 @@ def run(argv: list[str] | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; return the exit status."""
     streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
     for stream in streams:
         with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed

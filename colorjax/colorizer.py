@@ -28,7 +28,7 @@ _STRETCH = 1.1  # how far a picture's aspect may be changed to fill a working sh
 
 @cache
 def working_shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
-    """Nine shapes, rows and columns, of about `size`² pixels and of aspects from 1:3 to 3:1.
+    """Choose nine shapes, rows and columns, of about `size`² pixels, aspects from 1:3 to 3:1.
 
     So few mean few compilations, and a picture's surroundings in a batch never matter. Rows and
     columns are multiples of `stride`: aspects in equal steps, as nearly as that allows, and areas
@@ -54,14 +54,14 @@ def working_shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
 
 @cache
 def _lightness_of_bytes() -> np.ndarray:
-    """Lightness of the 256 grey values: looked up, joining takes two thirds of the time."""
+    """Compute the lightness of the 256 grey values: a look-up saves a third of joining's time."""
     with jax.ensure_compile_time_eval():  # the first call comes while a function is traced
         return np.asarray(jax.jit(color.grey_lightness)(np.arange(256, dtype=np.float32) / 255))
 
 
 @jax.jit
 def _lightness(pixels: jax.Array) -> jax.Array:
-    """Pixels `N` (grey) or `N 3`, uint8 or uint16 → lightness `N`."""
+    """Compute the lightness `N` of pixels `N` (grey) or `N 3`, uint8 or uint16."""
     if pixels.ndim == 1 and pixels.dtype == jnp.uint8:
         return jnp.take(_lightness_of_bytes(), pixels.astype(jnp.int32), mode="clip")
     values = pixels.astype(jnp.float32) / jnp.iinfo(pixels.dtype).max
@@ -72,7 +72,7 @@ def _lightness(pixels: jax.Array) -> jax.Array:
 def _predict(
     params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Lightness `B H W` → ab `B h w 2`, and the entropy of its bins `B h w`, if it has any."""
+    """Predict ab `B h w 2` from lightness `B H W`, and the entropy `B h w` of its bins, if any."""
     output = model.apply(params, network, lightness, jnp.dtype(dtype))
     ab = palette.decode(output, network.head, decoding)
     return ab, palette.entropy(output) if network.head == "bins" else None
@@ -82,7 +82,7 @@ def _predict(
 def _analyze(
     params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    """Lightness `B H W` → ab `B h w 2`, features; probabilities of bins, confidence, if any."""
+    """Predict ab `B h w 2` and features; of a network with bins their probabilities, confidence."""
     output, _, features = model.predict_with_features(params, network, lightness, jnp.dtype(dtype))
     ab, features = palette.decode(output, network.head, decoding), features.astype(jnp.float32)
     if network.head == "ab":
@@ -103,7 +103,7 @@ class Analysis:
 
     @cached_property
     def spread(self) -> np.ndarray | None:
-        """Standard deviation of the predicted distribution in ab, `h w`."""
+        """Compute the standard deviation of the predicted distribution in ab, `h w`."""
         if self.probabilities is None:
             return None
         bins = palette.bins()
@@ -114,7 +114,7 @@ class Analysis:
     def with_hints(
         self, image: np.ndarray, ab: np.ndarray, given: Sequence[Hint], reach: float = 1.0
     ) -> np.ndarray:
-        """The photograph's automatic colour, corrected or not, `h w 2` → the same with hints.
+        """Add hints to the photograph's automatic colour `h w 2`, which may be corrected already.
 
         Raises:
             hints.HintError: a hint lies outside the image.
@@ -125,7 +125,7 @@ class Analysis:
 
 @jax.jit
 def _join(pixels: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Pixels `N` (grey) or `N 3`, uint8 or uint16, with a and b `N` → `N 3` of the same type."""
+    """Join pixels `N` (grey) or `N 3`, uint8 or uint16, with a and b `N`: `N 3` of their type."""
     rgb = color.fit_gamut(jnp.stack([_lightness(pixels), a, b], axis=-1))
     return jnp.round(jnp.iinfo(pixels.dtype).max * rgb).astype(pixels.dtype)
 
@@ -232,7 +232,7 @@ class Colorizer:
         return self.merge(image, ab, content_fraction)
 
     def analyze(self, image: np.ndarray) -> Analysis:
-        """What the network says of a photograph, for hints and suggestions."""
+        """Run the network once on a photograph, for hints and suggestions."""
         lightness, content_fraction = self.to_network_input(image)
         seen = lightness[None]
         result = _analyze(self.params, self.network, seen, self.dtype, self.decoding)
@@ -244,7 +244,7 @@ class Colorizer:
     def suggest(
         self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None
     ) -> list[str]:
-        """The five likeliest different colours of a place, at its own lightness: "#rrggbb".
+        """Suggest the five likeliest different colours of a place, at its own lightness: "#rrggbb".
 
         Args:
             image: as for `__call__`.
@@ -270,7 +270,7 @@ class Colorizer:
         return hints.suggest(analysis.probabilities[near].mean((0, 1)), lightness)
 
     def to_network_input(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-        """The first of three parts of `__call__`, for those who overlap or batch them.
+        """Shrink an image for the network: the first of three parts of `__call__`, to be batched.
 
         Returns:
             Lightness of the network's copy, `rows columns`, L* in 0…100, of one of nine shapes;
@@ -300,7 +300,7 @@ class Colorizer:
         return lightness.reshape(rows, columns), (inner[0] / rows, inner[1] / columns)
 
     def predict(self, lightness: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """The second part: the network, on copies of one shape.
+        """Run the network on copies of one shape: the second part.
 
         Args:
             lightness: `B rows columns` as `to_network_input` gives them.
@@ -315,7 +315,7 @@ class Colorizer:
         return ab, None if entropy is None else 1 - entropy
 
     def explain(self, lightness: np.ndarray) -> dict[str, float]:
-        """What lightness `rows columns` shows, as the network believes: labels → shares in 0…1.
+        """Classify what lightness `rows columns` shows: labels → probabilities.
 
         Likeliest first; lightness as `to_network_input` gives it.
 
@@ -332,7 +332,7 @@ class Colorizer:
     def merge(
         self, image: np.ndarray, ab: np.ndarray, content_fraction: tuple[float, float]
     ) -> np.ndarray:
-        """The third part: scale ab `h w 2` up and join it to the image's lightness, in strips."""
+        """Scale ab `h w 2` up and join it to the image's lightness, in strips: the third part."""
         height, width = image.shape[:2]
         box = content_fraction[0] * ab.shape[0], content_fraction[1] * ab.shape[1]
         out = np.empty((height, width, 3), image.dtype)
@@ -354,7 +354,7 @@ class Colorizer:
 def correct(
     ab: np.ndarray, saturation: float = 1.0, warmth: float = 0.0, tint: float = 0.0
 ) -> np.ndarray:
-    """Corrections of a whole picture: ab `… 2` times saturation, tint added to a, warmth to b."""
+    """Correct a whole picture: ab `… 2` times saturation, tint added to a, warmth to b."""
     return np.asarray(saturation * ab + np.array([tint, warmth]), np.float32)
 
 
@@ -381,7 +381,7 @@ def neutral(
 def confidence_map(
     confidence: np.ndarray, content_fraction: tuple[float, float], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Confidence `h w` in 0…1, as `Colorizer.predict` gives it, at a picture's size: uint8 `H W`.
+    """Scale confidence `h w` in 0…1, as `Colorizer.predict` gives it, to a picture: uint8 `H W`.
 
     Black is no idea, white is sure of one colour; `content_fraction` comes from `to_network_input`.
     """

@@ -120,7 +120,7 @@ def within_gamut(
 
 
 def check_inside(hints: Sequence[Hint], height: int, width: int) -> None:
-    """HintError names the first hint that lies outside a photograph of height × width pixels."""
+    """Raise HintError for the first hint outside a photograph of height × width pixels."""
     for number, hint in enumerate(hints, 1):
         if not (0 <= hint.x < width and 0 <= hint.y < height):
             raise HintError(
@@ -177,7 +177,7 @@ def to_marks(
 
 
 def _disc(hint: Hint, scale: np.ndarray, content: tuple[float, float]) -> np.ndarray:
-    """The middles of the cells that lie within a hint's radius: rows and columns, `n 2`."""
+    """Find the middles of the cells within a hint's radius: rows and columns, `n 2`."""
     if not hint.radius:
         return np.zeros((0, 2))
     middles = np.mgrid[0.5 : content[0], 0.5 : content[1]].reshape(2, -1).T
@@ -186,7 +186,7 @@ def _disc(hint: Hint, scale: np.ndarray, content: tuple[float, float]) -> np.nda
 
 
 def bicubic(places: np.ndarray, pixel: float, length: int) -> np.ndarray:
-    """The weight of each cell of a line at a place, where Pillow scales it up: `n length`.
+    """Weigh each cell of a line at a place as Pillow does in scaling up: `n length`.
 
     Args:
         places: `n`, in cells.
@@ -213,7 +213,7 @@ class Places(NamedTuple):
     def of_cells(
         cls, lightness: np.ndarray, features: np.ndarray, spread: np.ndarray | None
     ) -> "Places":
-        """The cells of a network's output; arguments as for `apply`."""
+        """Describe the cells of a network's output; arguments as for `apply`."""
         height, width = features.shape[:2]
         rows, columns = np.mgrid[0:height, 0:width].reshape(2, -1) + 0.5
         unit = np.float32(height * width) ** -0.5
@@ -239,7 +239,7 @@ def solve(marks: Places, residual: np.ndarray, reach: np.ndarray) -> Callable[[P
     """
 
     def kernels(places: Places) -> tuple[np.ndarray, np.ndarray]:
-        """Both kernels between places and the marks, float32 `places marks`."""
+        """Compute both kernels between places and the marks, float32 `places marks`."""
         light = _squares(places.lightness, marks.lightness)
         features = np.maximum(2 - 2 * places.features @ marks.features.T, 0)
         apart = _squares(places.row, marks.row) + _squares(places.column, marks.column)
@@ -320,7 +320,7 @@ def spread_marks(
     mark_lightness: np.ndarray | None = None,
     pixel: tuple[float, float] = (0.0, 0.0),
 ) -> np.ndarray:
-    """As `apply`, of points at the network's size.
+    """Add marks at the network's size to the automatic colour, as `apply` does.
 
     Args:
         ab: as for `apply`.
@@ -334,7 +334,7 @@ def spread_marks(
     across = bicubic(marks.columns, pixel[1], width)
 
     def sampled(field: np.ndarray) -> np.ndarray:
-        """A field `h w 2` at the marks, as scaling up shows it: `n 2`."""
+        """Sample a field `h w 2` at the marks, as scaling up shows it: `n 2`."""
         return np.stack([((down @ part) * across).sum(1) for part in np.moveaxis(field, 2, 0)], 1)
 
     places = cells.at(marks.cells(height, width))

@@ -25,14 +25,14 @@ _STRIP = 2**20  # pixels handled at a time
 
 @functools.cache
 def srgb_profile() -> bytes:
-    """The ICC profile of sRGB."""
+    """Make the ICC profile of sRGB."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     # Dated by the standard, not by the clock, so that equal runs give equal files.
     return profile[:24] + struct.pack(">6H", 1999, 10, 1, 0, 0, 0) + profile[36:]
 
 
 def profile_of(image: Any, file: BinaryIO) -> bytes | None:
-    """The colour profile that Pillow does not tell: a JPEG 2000's, or what a PNG's gamma says."""
+    """Find the profile that Pillow does not tell: a JPEG 2000's, or what a PNG's gamma says."""
     if image.format == "JPEG2000":
         return metadata.jp2_profile(file)
     gamma = image.info.get("gamma", 0)  # sRGB's is called 0.45455
@@ -44,7 +44,7 @@ def profile_of(image: Any, file: BinaryIO) -> bytes | None:
 
 @functools.lru_cache(16)
 def _transform(profile: bytes, mode: str) -> Callable | None:
-    """From 8-bit L, RGB or CMYK to L or RGB in sRGB; None where that changes nothing."""
+    """Convert 8-bit L, RGB or CMYK to L or RGB in sRGB; None where that changes nothing."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     srgb = ImageCms.ImageCmsProfile(io.BytesIO(srgb_profile()))
     # Unless told not to, it shortens the way of grey, and is up to 10 levels off near black.
@@ -63,14 +63,14 @@ def _transform(profile: bytes, mode: str) -> Callable | None:
 
 
 def _layout(image: Any) -> tuple[str, str, int]:
-    """How Pillow will decode an image: codec, raw mode, largest value if that is a PPM's."""
+    """Say how Pillow will decode an image: codec, raw mode, largest value of a PPM."""
     name, _, _, args = (getattr(image, "tile", None) or [("", None, 0, "")])[0]  # none in WebP
     raw, maximum = (args, 0) if isinstance(args, str) else (str(args[0]), args[-1])
     return name, raw, maximum if name in ("ppm", "ppm_plain") else 0
 
 
 def to_srgb_by(image: Image.Image, notes: list[str]) -> tuple[Callable, bool]:
-    """What turns 8-bit images like this into L or RGB in sRGB, with A where it has transparency.
+    """Find what turns 8-bit images like this into L or RGB in sRGB, with A if transparent.
 
     The second says whether a colour profile takes part in it.
     """
@@ -101,7 +101,7 @@ def to_srgb_by(image: Image.Image, notes: list[str]) -> tuple[Callable, bool]:
 
 
 def _array(image: Image.Image, convert: Callable = lambda part: part) -> np.ndarray:
-    """The image's samples, converted in strips: `np.asarray` of the whole takes three copies."""
+    """Convert the image's samples in strips: `np.asarray` of the whole takes three copies."""
     image.load()
     strips, samples = range(0, image.height, max(1, _STRIP // image.width)), np.empty(0)
     for top in strips:
@@ -115,14 +115,14 @@ def _array(image: Image.Image, convert: Callable = lambda part: part) -> np.ndar
 
 
 def eight(samples: np.ndarray) -> Image.Image:
-    """An image of samples of 8 bits or, rounded, of 16."""
+    """Make an image of samples of 8 bits or, rounded, of 16."""
     if samples.dtype == np.uint16:
         samples = (samples // 257 + (samples % 257 > 128)).astype(np.uint8)
     return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 
 def _sixteen(image: Any, file: BinaryIO) -> np.ndarray | None:
-    """The samples of an image of 16 bits; None if it has fewer or they lie in a rare way.
+    """Read the samples of an image of 16 bits; None if it has fewer or they lie in a rare way.
 
     Of 16-bit colours Pillow decodes the upper bytes alone. Told that bytes lie in the other order
     it decodes the lower ones; grey with alpha it takes for four channels of 8 bits.
@@ -154,7 +154,7 @@ def _sixteen(image: Any, file: BinaryIO) -> np.ndarray | None:
 
 
 def depth(image: Any, file: BinaryIO) -> int:
-    """Bits a sample that a JPEG 2000, AVIF or HEIC has; 16 where that is no question."""
+    """Find the bits a sample of a JPEG 2000, AVIF or HEIC; 16 for other kinds."""
     if image.format not in ("JPEG2000", "AVIF", "HEIF"):
         return 16
     file.seek(0)
@@ -167,7 +167,7 @@ def depth(image: Any, file: BinaryIO) -> int:
 
 
 def samples_of(image: Any, file: BinaryIO, notes: list[str]) -> np.ndarray:
-    """The samples of an opened image, in sRGB."""
+    """Read the samples of an opened image, in sRGB."""
     _, raw, maximum = _layout(image)
     key = image.info.get("transparency")
     if image.format == "PNG" and raw in ("1", "L;2", "L;4") and key is not None:
@@ -187,7 +187,7 @@ def samples_of(image: Any, file: BinaryIO, notes: list[str]) -> np.ndarray:
 
 
 def _with_profile(samples: np.ndarray, icc: bytes, notes: list[str]) -> np.ndarray:
-    """Samples of a profile in sRGB: those of 16 bits at all of them where that is known."""
+    """Convert samples of a profile to sRGB, at 16 bits where the profile can be computed."""
     if not icc:
         return samples
     channels, deep = samples.shape[2], samples.dtype == np.uint16
@@ -209,7 +209,7 @@ def _with_profile(samples: np.ndarray, icc: bytes, notes: list[str]) -> np.ndarr
 
 
 def samples_of_tiff(page: tiff.Tiff, notes: list[str]) -> np.ndarray:
-    """The samples in sRGB of a TIFF's picture that `is_known`."""
+    """Read the samples in sRGB of a TIFF's picture that `is_known`."""
     found, icc = tiff.samples(page, notes), page.profile or b""
     if found.space in ("L", "RGB"):
         return _with_profile(found.values, icc, notes)
@@ -228,7 +228,7 @@ def samples_of_tiff(page: tiff.Tiff, notes: list[str]) -> np.ndarray:
 
 
 def mended(image: Any, file: BinaryIO) -> tuple[BinaryIO, str, bool] | None:
-    """A file that is cut short, completed; a note; whether part of the picture is missing.
+    """Complete a file that is cut short; with a note, and whether part of the picture is missing.
 
     A JPEG gets an end marker; libjpeg decodes what is missing as grey. What is missing is where
     other bytes before that marker would change the picture. A PNG's rows are filled with grey.
@@ -287,7 +287,7 @@ def _mended_png(file: BinaryIO) -> tuple[BinaryIO, float]:
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG."""
+    """Make a chunk of a PNG."""
     checked = kind + data
     return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
 

@@ -112,7 +112,7 @@ def open_film(path: Path) -> tuple[Any, Any]:
 
 
 def other_streams(film: Any) -> list[Any]:
-    """The streams that are written beside the pictures."""
+    """List the streams that are written beside the pictures."""
     return [
         stream
         for stream in film.streams
@@ -121,7 +121,7 @@ def other_streams(film: Any) -> list[Any]:
 
 
 def packets(film: Any, streams: list[Any], outcome: Outcome) -> Generator[Any]:
-    """The packets of some streams; their times go on where the film's clock starts anew.
+    """Read the packets of some streams; times go on where the film's clock starts anew.
 
     It does where recordings were joined by writing one behind the other. Pictures and sound tell:
     they follow on themselves, whereas subtitles overlap and pause.
@@ -149,7 +149,7 @@ def packets(film: Any, streams: list[Any], outcome: Outcome) -> Generator[Any]:
 
 
 def frames(source: Path, outcome: Outcome) -> Generator[Frame]:
-    """Every frame of a film, upright, in order of time, at the size of the first."""
+    """Decode every frame of a film, upright, in order of time, at the size of the first."""
     film, video = open_film(source)
     with film:
         # AVI knows no times of frames but by their order; what a decoder makes of it is shuffled.
@@ -174,7 +174,7 @@ def first_frame(source: Path) -> Frame:
 
 
 def _in_order(frames: Iterable[Frame], window: int) -> Iterator[Frame]:
-    """The same frames; their times rise, if none is more than a window from its place."""
+    """Order the times of frames, if none is more than a window from its place."""
     waiting, times = deque(), []
     for frame in frames:
         waiting.append(frame)
@@ -186,7 +186,7 @@ def _in_order(frames: Iterable[Frame], window: int) -> Iterator[Frame]:
 
 
 def _decoded(film: Any, video: Any, outcome: Outcome) -> Iterator[Frame]:
-    """As `frames`, with times as they are."""
+    """Decode as `frames` does, with times as they are."""
     from av.error import FFmpegError
 
     streams, reached, like = [video, *other_streams(film)], 0.0, None
@@ -215,7 +215,7 @@ def _decoded(film: Any, video: Any, outcome: Outcome) -> Iterator[Frame]:
 
 
 def _promised(film: Any, streams: list[Any]) -> float:
-    """When the film ends by its header, in seconds; 0 if that does not say."""
+    """Read from the header when the film ends, in seconds; 0 if it does not say."""
     video = streams[0]
     if film.format.name not in _PROMISING:
         return 0.0
@@ -273,5 +273,5 @@ def upright(frame: Any, like: Any, outcome: Outcome) -> Frame:
 
 
 def attachments(film: Any) -> list[Any]:
-    """The fonts and other files that a film brings along."""
+    """List the fonts and other files that a film brings along."""
     return [stream for stream in film.streams if stream.type == "attachment"]

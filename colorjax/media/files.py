@@ -73,7 +73,7 @@ class Photograph:
 
 @contextmanager
 def _decoding(name: str | Path) -> Iterator[None]:
-    """Foreign bytes are decoded within: whatever decoders raise becomes a sentence."""
+    """Turn whatever decoders of foreign bytes raise within into a sentence."""
     try:
         yield
     except FileError:
@@ -118,7 +118,7 @@ def _heif_opener(name: str | Path) -> None:
 
 
 def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> tuple[Any, Any]:
-    """The image as Pillow opens it, or None; the page of a TIFF, which is there if that is None."""
+    """Open a file: the image by Pillow, or None; the page of a TIFF, there if that is None."""
     page, formats = None, codec.READABLE
     if kind := kind_of(file, name):
         if kind != "HEIC":
@@ -169,7 +169,7 @@ def _samples(image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str
 def _decoded(
     image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]
 ) -> tuple[np.ndarray, bool]:
-    """Samples in sRGB, and whether part of the picture is missing."""
+    """Decode samples in sRGB; also whether part of the picture is missing."""
     try:
         return _samples(image, page, file, notes), False
     except MemoryError:
@@ -314,7 +314,7 @@ def publish(temporary: Path, path: Path, overwrite: bool) -> None:
 
 
 def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograph:
-    """The photograph with what this kind of file can carry; notes say what it cannot."""
+    """Keep what this kind of file can carry; notes say what it cannot."""
     exif, xmp, dpi, text = photograph.exif, photograph.xmp, photograph.dpi, photograph.text
     iptc, comments = photograph.iptc, photograph.comments
     if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65527)):
@@ -421,7 +421,7 @@ def list_images(
     suffixes: tuple[str, ...] = SUFFIXES,
     failed: Callable[[OSError], None] = lambda error: None,
 ) -> list[Path]:
-    """The images in a folder and its subfolders by their suffixes, sorted, without hidden ones.
+    """List the images in a folder and its subfolders by suffix, sorted, without hidden ones.
 
     Links are followed, but no folder is entered twice. `failed` is called with the error of each
     folder that cannot be opened and each image that is not there, as where a link leads nowhere.

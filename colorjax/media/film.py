@@ -138,7 +138,7 @@ def _note_losses(film: Any, video: Any, target: Path, first: Frame, outcome: Out
 def _predicted(
     colorizer: Colorizer, frames: Generator[Frame], outcome: Outcome
 ) -> Generator[tuple[Frame, np.ndarray, tuple[float, float]]]:
-    """Each frame, its ab `h w 2`, and what of that it fills; predicted a batch at a time."""
+    """Predict each frame's ab `h w 2`, a batch at a time; with what of that it fills."""
     steady = TemporalFilter()
     with closing(frames):
         while group := list(islice(frames, BATCH)):
@@ -159,7 +159,7 @@ def _hinted(
     hints: FilmHints,
     time_base: Fraction,
 ) -> Generator[tuple[Frame, np.ndarray, tuple[float, float]]]:
-    """As `_predicted`, with the hints' colour added before it is filtered; a frame at a time."""
+    """Predict a frame at a time and add the hints' colour, before it is filtered."""
     steady, first = TemporalFilter(), None
     with closing(frames):
         for frame in frames:
@@ -180,14 +180,14 @@ def _merged(
     outcome: Outcome,
     predicted: tuple[Frame, np.ndarray, tuple[float, float]],
 ) -> tuple[Frame, Any]:
-    """A frame, and its picture in colour, ready for the encoder."""
+    """Merge a frame with its colour, ready for the encoder."""
     frame, ab, content_fraction = predicted
     with outcome.working("colour"):
         return frame, _picture(colorizer.merge(frame.pixels, ab, content_fraction))
 
 
 def _picture(rgb: np.ndarray) -> Any:
-    """Pixels `H W 3` as YCbCr of BT.709, 16…235: 4:2:0, or 4:4:4 if a side is odd."""
+    """Convert pixels `H W 3` to YCbCr of BT.709, 16…235: 4:2:0, or 4:4:4 if a side is odd."""
     from av import VideoFrame
     from av.video.reformatter import ColorRange, Interpolation
 

@@ -69,7 +69,7 @@ class _Item:
 def pairs(
     source: str | Path, target: str | Path, paths: Iterable[Path] | None = None
 ) -> list[Pair]:
-    """Each photograph of `source` and where it goes: to `target`, with the same tree.
+    """Pair each photograph of `source` with its place in `target`, in the same tree.
 
     Names stay; a kind of file that cannot be written in colour (GIF, PGM, HEIC, …) gets `.png`
     after its name. What lies in `target` is left out, should that be inside `source`.
@@ -114,7 +114,7 @@ class _Held:
             self._changed.notify_all()
 
     def is_full(self, seconds: float = 0) -> bool:
-        """Whether nothing more may be read, after waiting so long for that to change."""
+        """Tell whether nothing more may be read, after waiting so long for that to change."""
         with self._changed:
             return not self._changed.wait_for(lambda: self._pixels < _HELD, seconds)
 

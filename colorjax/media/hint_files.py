@@ -28,7 +28,7 @@ _JPEG_BLOCK = 16  # pixels across which JPEG smears colour
 
 
 def read(path: str | Path, image: np.ndarray, max_megapixels: float = 500) -> list[Hint]:
-    """Read hints, at least one.
+    """Read a file of hints, at least one.
 
     Args:
         path: of a file of any of the four kinds.
@@ -63,7 +63,7 @@ def read(path: str | Path, image: np.ndarray, max_megapixels: float = 500) -> li
 
 
 def _of_json(text: str) -> list[Hint]:
-    """Hints of `{"points": [{"x": …, "y": …, "color": "#rrggbb"}, …]}`."""
+    """Read hints of `{"points": [{"x": …, "y": …, "color": "#rrggbb"}, …]}`."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ def of_points(points: Any) -> list[Hint]:
 
 
 def _of_csv(text: str) -> list[Hint]:
-    """Hints of lines `x,y,#rrggbb`, below a header or none."""
+    """Read hints of lines `x,y,#rrggbb`, below a header or none."""
     found: list[Hint] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = [word.strip().strip('"') for word in re.split("[,;\t]", line)]
@@ -118,7 +118,7 @@ def _hint(where: str, **values: Any) -> Hint:
 
 
 def _of_picture(path: str | Path, image: np.ndarray, max_megapixels: float) -> list[Hint]:
-    """Hints of a marked copy of the photograph, or of a layer of strokes."""
+    """Find hints in a marked copy of the photograph, or in a layer of strokes."""
     marked = files.read(path, max_megapixels)
     if marked.pixels.shape[:2] != image.shape[:2]:
         sizes = [f"{pixels.shape[1]} × {pixels.shape[0]}" for pixels in (marked.pixels, image)]
@@ -140,13 +140,13 @@ def _of_picture(path: str | Path, image: np.ndarray, max_megapixels: float) -> l
 
 
 def _eight(pixels: np.ndarray) -> np.ndarray:
-    """Pixels of 8 or 16 bits, grey or in colour → uint8 `H W 3`."""
+    """Convert pixels of 8 or 16 bits, grey or in colour, to uint8 `H W 3`."""
     pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
     return np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3))
 
 
 def _difference(marked: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """How much of a mark each pixel of a copy is, 0 for none: two uint8 `H W 3` → `H W`."""
+    """Measure how far each pixel of a copy is a mark, 0 for none: two uint8 `H W 3` → `H W`."""
     lab = [_lab(pixels) for pixels in (marked, image)]
     apart = lab[0] - lab[1]
     chroma = np.hypot(apart[..., 1], apart[..., 2])
@@ -174,7 +174,7 @@ def _lab(pixels: np.ndarray) -> np.ndarray:
 
 
 def _around(values: np.ndarray) -> np.ndarray:
-    """The largest of `H W` in a pixel's own block of JPEG and in those beside it."""
+    """Find the largest of `H W` in each pixel's own block of JPEG and in those beside it."""
     height, width = values.shape
     padded = np.pad(values, ((0, -height % _JPEG_BLOCK), (0, -width % _JPEG_BLOCK)))
     rows, columns = (side // _JPEG_BLOCK for side in padded.shape)
@@ -185,7 +185,7 @@ def _around(values: np.ndarray) -> np.ndarray:
 
 
 def _thinned(strength: np.ndarray) -> np.ndarray:
-    """The strongest marked pixel of each block, rows and columns, at most 10,000: `n 2`."""
+    """Choose the strongest marked pixel of each block, rows and columns, at most 10,000: `n 2`."""
     rows, columns = np.nonzero(strength)
     order = np.argsort(-strength[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]

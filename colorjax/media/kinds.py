@@ -84,7 +84,7 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
 
 
 def kind_of(file: BinaryIO, name: str | Path) -> str | None:
-    """The kind of a picture that Pillow is not to read, by its first bytes; None if unknown."""
+    """Name the kind of a picture that Pillow is not to read, by its first bytes, or None."""
     file.seek(0)
     head = file.read(1024)
     for place, magic, kind in _MAGIC:
@@ -102,7 +102,7 @@ def kind_of(file: BinaryIO, name: str | Path) -> str | None:
 
 
 def _rare_jpeg(file: BinaryIO) -> str | None:
-    """The kind of a JPEG that is not baseline or progressive of 8 bits, by its frame header."""
+    """Name the kind of a JPEG that is not baseline or progressive of 8 bits, by its header."""
     file.seek(2)
     while len(mark := file.read(5)) == 5 and mark[0] == 255:
         kind, size = mark[1], int.from_bytes(mark[2:4])

@@ -62,7 +62,7 @@ class Carried:
 
 
 def header(file: BinaryIO) -> tuple[str, bool, int]:
-    """Byte order, whether it is BigTIFF, place of the first directory; ValueError if no TIFF."""
+    """Read byte order, whether it is BigTIFF, and the first directory's place, or ValueError."""
     file.seek(0)
     start = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
@@ -79,7 +79,7 @@ def header(file: BinaryIO) -> tuple[str, bool, int]:
 def directory(
     file: BinaryIO, offset: int, order: str, big: bool = False, strict: bool = False
 ) -> tuple[Directory, int]:
-    """The entries of the directory there, and where the next is; entries that are damaged miss.
+    """Read a directory's entries, without damaged ones, and where the next directory is.
 
     Raises:
         ValueError: no directory is there; if `strict`, what says how pixels are stored is damaged.
@@ -119,7 +119,7 @@ def directory(
 
 
 def numbers(entry: Entry | None, order: str) -> tuple[int, ...]:
-    """The whole numbers of an entry; none if it is missing or of another type."""
+    """Unpack the whole numbers of an entry; none if it is missing or of another type."""
     letter = _LETTERS.get(entry.kind) if entry else None
     return struct.unpack(f"{order}{entry.count}{letter}", entry.data) if entry and letter else ()
 
@@ -131,7 +131,7 @@ def tree(
     big: bool = False,
     inner: tuple[int, ...] = (_EXIF, _GPS),
 ) -> Directory:
-    """The directory there with those of EXIF, GPS and interoperability inside, in classic types."""
+    """Read a directory with those of EXIF, GPS, interoperability inside, in classic types."""
     found: Directory = {}
     for tag, entry in directory(file, offset, order, big)[0].items():
         if tag in inner:
@@ -151,7 +151,7 @@ def tree(
 
 
 def pack(root: Directory, order: str) -> bytes:
-    """A classic TIFF block of directories; a maker note keeps its place if that is near enough."""
+    """Write directories as a classic TIFF block; a maker note keeps its place if near enough."""
     note = root.get(_EXIF, {}).get(_MAKER_NOTE, Entry(7, 0, b""))
     start, stop = note.offset, note.offset + len(note.data)
     if not 8 <= start < 60000:
@@ -187,7 +187,7 @@ def pack(root: Directory, order: str) -> bytes:
 
 
 def _extent(file: BinaryIO, offset: int, order: str, inner: tuple[int, ...] = (_EXIF, _GPS)) -> int:
-    """Where the last of the directories there and of their values ends."""
+    """Find where the last of the directories there and of their values ends."""
     entries, _ = directory(file, offset, order)
     ends = [offset + 6 + 12 * len(entries)]
     for tag, entry in entries.items():
@@ -199,7 +199,7 @@ def _extent(file: BinaryIO, offset: int, order: str, inner: tuple[int, ...] = (_
 
 
 def _entry_places(block: bytearray, offset: int, order: str) -> dict[int, int]:
-    """Tag -> where in the block its entry of 12 bytes lies."""
+    """Find where in the block each tag's entry of 12 bytes lies."""
     (count,) = struct.unpack_from(order + "H", block, offset)
     places = range(offset + 2, min(offset + 2 + 12 * count, len(block) - 11), 12)
     return {struct.unpack_from(order + "H", block, place)[0]: place for place in places}
@@ -214,7 +214,7 @@ def _swap(block: bytearray, places: dict[int, int], one: int, other: int) -> Non
 def upright(
     exif: bytes, orientation: int | None = None, otherwise: int = 1
 ) -> tuple[bytes | None, int | None]:
-    """An EXIF block for the upright picture, and the orientation that it had, None if none.
+    """Make an EXIF block fit the upright picture; with the orientation that it had, or None.
 
     Only these bytes change: orientation becomes 1; resolutions and sizes across and down change
     places if the picture is turned by a quarter; the directory of the thumbnail is cut off.
@@ -264,7 +264,7 @@ def upright(
 def of_tiff(
     file: BinaryIO, root: Directory, order: str, big: bool, size: tuple[int, int]
 ) -> Carried:
-    """What a TIFF's first directory says of the picture of that width and height."""
+    """Collect what a TIFF's first directory carries for a picture of that width and height."""
     carried = Carried()
     xmp, iptc, blocks = (getattr(root.get(tag), "data", b"") for tag in (_XMP, _IPTC, _PHOTOSHOP))
     own = numbers(root.get(_ORIENTATION), order)
@@ -294,7 +294,7 @@ def of_tiff(
 
 
 def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
-    """An EXIF block to begin a TIFF with: the block, its byte order, entries of its first level.
+    """Prepare an EXIF block to begin a TIFF: block, byte order, entries of the first level.
 
     The block's own first directory is not used in place; the others are, by their places, after
     what is damaged or not allowed in a TIFF was taken out of them.
@@ -316,7 +316,7 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
 
 
 def resolution(entries: Directory, order: str) -> tuple[float, float] | None:
-    """Pixels an inch, across and down, that a first directory says; None if it does not."""
+    """Read pixels an inch, across and down, from a first directory; None if not there."""
     unit = numbers(entries.get(296), order) or (2,)
     found = []
     for tag in (282, 283):
@@ -329,20 +329,20 @@ def resolution(entries: Directory, order: str) -> tuple[float, float] | None:
 
 
 def _first(exif: bytes) -> tuple[BytesIO, str, Directory]:
-    """An EXIF block as a file, its byte order, its first directory."""
+    """Open an EXIF block: as a file, its byte order, its first directory."""
     file = BytesIO(exif.removeprefix(b"Exif\0\0"))
     order, _, start = header(file)
     return file, order, directory(file, start, order)[0]
 
 
 def resolution_of(exif: bytes) -> tuple[float, float] | None:
-    """Pixels an inch that an EXIF block says."""
+    """Read pixels an inch from an EXIF block."""
     _, order, entries = _first(exif)
     return resolution(entries, order)
 
 
 def not_for_tiff(exif: bytes) -> list[str]:
-    """The names of tags in an EXIF block that a TIFF may not hold."""
+    """Name the tags in an EXIF block that a TIFF may not hold."""
     file, order, root = _first(exif)
     with suppress(ValueError, IndexError):
         inside, _ = directory(file, numbers(root.get(_EXIF), order)[0], order)
@@ -372,7 +372,7 @@ def resources(
 
 
 def iptc_of(blocks: bytes) -> bytes | None:
-    """The IPTC record (IIM) among Photoshop's image resources."""
+    """Find the IPTC record (IIM) among Photoshop's image resources."""
     place = blocks.find(b"8BIM\4\4")
     if place < 0 or place + 7 > len(blocks):
         return None
@@ -382,7 +382,7 @@ def iptc_of(blocks: bytes) -> bytes | None:
 
 
 def _record_end(record: bytes) -> int:
-    """Where the last data set of an IPTC record ends; a TIFF fills it up to a multiple of 4."""
+    """Find the end of an IPTC record's last data set; a TIFF fills up to a multiple of 4."""
     place = 0
     while record[place : place + 1] == b"\x1c" and place + 5 <= len(record):
         place += 5 + int.from_bytes(record[place + 3 : place + 5])
@@ -393,13 +393,13 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>\s*))([1-8])(
 
 
 def upright_xmp(xmp: bytes) -> tuple[bytes, int | None]:
-    """XMP for the upright picture, and the orientation that it had."""
+    """Make XMP fit the upright picture; with the orientation that it had."""
     found = _XMP_ORIENTATION.search(xmp)
     return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp), int(found[2]) if found else None
 
 
 def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and size of the data of each chunk of a PNG."""
+    """List the chunks of a PNG: kind, place and size of the data."""
     file.seek(8)
     while len(head := file.read(8)) == 8:
         size, kind = struct.unpack(">I4s", head)
@@ -455,7 +455,7 @@ _JP2_IPTC = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 
 
 def boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind and bounds of the content of each box of a JPEG 2000, HEIC or AVIF file."""
+    """List the boxes of a JPEG 2000 file: kind and bounds of the content."""
     while start + 8 <= stop:
         file.seek(start)
         size, kind = struct.unpack(">I4s", file.read(8))
@@ -483,7 +483,7 @@ def _of_jp2(file: BinaryIO, carried: Carried) -> None:
 
 
 def jp2_profile(file: BinaryIO) -> bytes | None:
-    """The ICC profile of a JPEG 2000, which Pillow does not tell."""
+    """Read the ICC profile of a JPEG 2000, which Pillow does not tell."""
     for kind, start, end in boxes(file, 0, file.seek(0, 2)):
         for inner, first, last in boxes(file, start, end) if kind == b"jp2h" else ():
             file.seek(first)
@@ -493,7 +493,7 @@ def jp2_profile(file: BinaryIO) -> bytes | None:
 
 
 def of(image: Any, file: BinaryIO) -> Carried:
-    """What an image that Pillow has opened carries, made to fit the upright picture."""
+    """Collect what an image that Pillow opened carries, made to fit the upright picture."""
     info, orientation = image.info, None
     comment = info.get("comment")
     carried = Carried(info.get("exif") or None, info.get("xmp") or info.get("XML:com.adobe.xmp"))
@@ -529,7 +529,7 @@ def of(image: Any, file: BinaryIO) -> Carried:
 def text_chunks(
     xmp: bytes | None, comments: tuple[bytes, ...], text: tuple[tuple[bytes, bytes], ...]
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of the chunks in which a PNG carries them."""
+    """Make the chunks in which a PNG carries XMP, comments and text: kind and data."""
     if xmp:
         yield b"iTXt", _XMP_KEYWORD + bytes(5) + xmp
     for comment in comments:
@@ -546,7 +546,7 @@ def text_chunks(
 
 
 def comment_of(kind: bytes, data: bytes) -> bytes | None:
-    """What a PNG's text chunk says, if it is a comment, which a JPEG can carry."""
+    """Read a PNG's text chunk, if it is a comment, which a JPEG can carry."""
     keyword, _, value = data.partition(b"\0")
     if keyword != b"Comment" or kind == b"zTXt":
         return None
@@ -556,7 +556,7 @@ def comment_of(kind: bytes, data: bytes) -> bytes | None:
 def segments(
     exif: bytes | None, xmp: bytes | None, iptc: bytes | None, comments: tuple[bytes, ...] = ()
 ) -> bytes:
-    """EXIF, XMP, IPTC and comments as the segments of a JPEG, each of at most 65,533 bytes."""
+    """Write EXIF, XMP, IPTC and comments as a JPEG's segments of at most 65,533 bytes each."""
     found = [(0xE1, b"Exif\0\0" + exif.removeprefix(b"Exif\0\0"))] if exif else []
     found += [(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)] if xmp else []
     blocks = iptc or b""

@@ -27,7 +27,7 @@ _SAME = 6
 
 
 def _encoded(linear: np.ndarray) -> np.ndarray:
-    """SRGB in 0…1 from linear light, clipped."""
+    """Encode linear light as sRGB in 0…1, clipped."""
     linear = np.clip(linear, 0, 1)
     low = linear <= 0.0031308
     return np.where(low, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055)
@@ -38,7 +38,7 @@ def _sixteen(values: np.ndarray) -> np.ndarray:
 
 
 def _curve(tag: bytes) -> np.ndarray:
-    """A tone curve (`curv`, `para`; ICC.1 10.6 and 10.18) at 65536 levels."""
+    """Compute a tone curve (`curv`, `para`; ICC.1 10.6 and 10.18) at 65536 levels."""
     if tag[:4] == b"curv":
         (count,) = struct.unpack_from(">I", tag, 8)
         values = np.frombuffer(tag, ">u2", count, 12)
@@ -74,13 +74,13 @@ def _tags(profile: bytes) -> dict[bytes, bytes]:
 
 
 def _matrix(tags: dict[bytes, bytes]) -> np.ndarray:
-    """Linear RGB to XYZ of D50."""
+    """Read the matrix from linear RGB to XYZ of D50."""
     columns = [struct.unpack_from(">3i", tags[name], 8) for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
     return np.array(columns).T / 65536
 
 
 def of_gamma(power: float, srgb: bytes) -> bytes:
-    """The profile of sRGB with a power for its tone curve."""
+    """Make the profile of sRGB with a power for its tone curve."""
     curve = b"curv" + bytes(4) + struct.pack(">IHH", 1, round(power * 256), 0)
     tags = _tags(srgb) | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     table, body = struct.pack(">I", len(tags)), b""
@@ -93,7 +93,7 @@ def of_gamma(power: float, srgb: bytes) -> bytes:
 
 @functools.lru_cache(16)
 def to_srgb(profile: bytes, srgb: bytes, grey: bool) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What turns `H W 1` (grey) or `H W 3` uint16 of a profile into sRGB; None: they are sRGB.
+    """Find what turns `H W 1` (grey) or `H W 3` uint16 of a profile into sRGB; None if it is sRGB.
 
     Args:
         profile: of the samples.
@@ -138,7 +138,7 @@ def to_srgb(profile: bytes, srgb: bytes, grey: bool) -> Callable[[np.ndarray], n
 
 
 def in_strips(convert: Callable[[np.ndarray], np.ndarray], samples: np.ndarray) -> np.ndarray:
-    """`convert` applied to some rows at a time, into an array of its type."""
+    """Apply `convert` to some rows at a time, into an array of its type."""
     rows, found = max(1, STRIP // samples.shape[1]), np.empty(0)
     for top in range(0, len(samples), rows):
         part = convert(samples[top : top + rows])
@@ -149,13 +149,13 @@ def in_strips(convert: Callable[[np.ndarray], np.ndarray], samples: np.ndarray) 
 
 
 def _from_lightness(lightness: np.ndarray) -> np.ndarray:
-    """CIE 15: the share of white's light of L* or of what L* is for X and Z."""
+    """Convert L*, or what it is for X and Z, to the fraction of white's light (CIE 15)."""
     root = (lightness + 16) / 116
     return np.where(root > 6 / 29, root**3, 3 * (6 / 29) ** 2 * (root - 4 / 29))
 
 
 def lab_to_srgb(samples: np.ndarray, icc: bool, white: np.ndarray | None = None) -> np.ndarray:
-    """CIELAB of a TIFF, `H W 3` of 8 or 16 bits, in sRGB of as many.
+    """Convert CIELAB of a TIFF, `H W 3` of 8 or 16 bits, to sRGB of as many.
 
     Args:
         samples: L* over the whole range; a* and b* in whole numbers at 8 bits, 256ths at 16.

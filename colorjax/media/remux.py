@@ -114,7 +114,7 @@ def _seconds(packet: Any) -> float:
 
 
 def _shifted(packets: Iterable[Any], by: Callable[[Fraction], Fraction]) -> Iterator[Any]:
-    """Packets that have a time, shifted by so many seconds as the first's time decides."""
+    """Shift packets that have a time by so many seconds as the first's time decides."""
     ticks = None
     for packet in packets:
         if packet.dts is not None:
@@ -133,7 +133,7 @@ def _rest(
     start: Fraction,
     most: int | None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Packets of the film's other streams and the streams they go to, from the start on."""
+    """Read packets of the film's other streams, with the streams that they go to."""
     source = packets(film, [shown, *other_streams(film)], Outcome()) if streams else ()
     transcoders = {
         index: _Transcoder(film.streams[index], streams[index])
@@ -184,7 +184,7 @@ class _Transcoder:
 
 
 def _add(output: Any, given: Any, codec: str) -> Any:
-    """The output's stream for one of the film's, copied or encoded anew."""
+    """Add the output's stream for one of the film's, copied or encoded anew."""
     context, layout = given.codec_context, None
     if given.type == "audio" and context.layout.name.endswith(" channels"):  # as PCM's of AVI
         layout = _LAYOUTS[context.channels - 1] if context.channels <= len(_LAYOUTS) else None
@@ -204,7 +204,7 @@ def _add(output: Any, given: Any, codec: str) -> Any:
 
 
 def _chapters(film: Any, start: Fraction) -> Any:
-    """A film's chapters, counted from its start."""
+    """List a film's chapters, counted from its start."""
     found = []
     for chapter in film.chapters():
         ticks = round(start / chapter["time_base"])
@@ -215,7 +215,7 @@ def _chapters(film: Any, start: Fraction) -> Any:
 
 
 def _encoders(context: Any) -> tuple[str, ...]:
-    """What sound may become, best first: as it was decoded, then what any player plays."""
+    """List what sound may become: as it was decoded, then what any player plays."""
     wide = context.format and context.format.name.startswith(("s32", "dbl"))
     return ("pcm_s32le" if wide else "pcm_s16le", "aac")
 

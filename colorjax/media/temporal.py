@@ -10,9 +10,9 @@ CUT = 0.16
 
 
 def histogram_distance(previous: np.ndarray, lightness: np.ndarray) -> float:
-    """Half the L1 distance, in 0…1, between histograms of lightness of two frames `rows columns`.
+    """Measure half the L1 distance between two frames' lightness histograms: 0…1.
 
-    It is the smaller of two distances: of the frames as they are, and of both scaled to the same
+    Frames are `rows columns`. It is the smaller of two distances: of the frames as they are, and of both scaled to the same
     mean, since an old projector's brightness flickers.
     """
     pairs = (previous, lightness), [x * (50 / max(x.mean(), 1)) for x in (previous, lightness)]
@@ -42,7 +42,7 @@ class TemporalFilter:
         self.lightness = self.ab = np.zeros(0)
 
     def is_cut(self, lightness: np.ndarray) -> bool:
-        """Whether the next frame, of this lightness, begins a scene, as the first one does."""
+        """Tell whether the next frame, of this lightness, begins a scene, as the first does."""
         same_shape = self.lightness.shape == lightness.shape
         return not same_shape or histogram_distance(self.lightness, lightness) > CUT
 

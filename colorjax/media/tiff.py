@@ -48,7 +48,7 @@ class Tiff:
     several: bool  # whether other pages of full size follow
 
     def number(self, tag: int, default: int = 0) -> int:
-        """The first value of a tag of the page."""
+        """Read the first value of a tag of the page."""
         return next(iter(metadata.numbers(self.page.get(tag), self.order)), default)
 
     @property
@@ -166,7 +166,7 @@ def open_tiff(file: BinaryIO) -> Tiff:
 
 
 def for_pillow(tiff: Tiff) -> BinaryIO:
-    """The file as Pillow shall see it: its first directory is that of the picture meant."""
+    """Give the file as Pillow shall see it: the picture meant is its first directory."""
     tiff.file.seek(0)
     if tiff.first:
         return tiff.file
@@ -178,7 +178,7 @@ def for_pillow(tiff: Tiff) -> BinaryIO:
 
 
 def _by_libtiff(data: bytes, compression: int, fill: int, width: int, height: int) -> bytes:
-    """Bytes of a strip that is compressed in a way that libtiff knows, as a picture of bytes."""
+    """Decompress a strip by libtiff, as a picture of bytes."""
     tags = {256: width, 257: height, 258: 8, 259: compression, 262: 1, 266: fill, 277: 1}
     tags |= {273: 8 + 2 + 12 * 10 + 4, 278: height, 279: len(data)}
     head = struct.pack("<4sIH", b"II*\0", 8, len(tags))
@@ -191,7 +191,7 @@ def _by_libtiff(data: bytes, compression: int, fill: int, width: int, height: in
 def _unpacked(
     raw: bytes, order: str, bits: int, rows: int, width: int, channels: int
 ) -> np.ndarray:
-    """`rows width channels` of bytes whose rows begin on whole bytes; uint8, or uint16 above 8."""
+    """Unpack bytes, each row from a whole byte on: `rows width channels`, uint16 above 8 bits."""
     if bits in (8, 16):
         values = np.frombuffer(raw, "u1" if bits == 8 else order + "u2")
         return values.astype(values.dtype.newbyteorder("="), copy=False).reshape(
@@ -211,7 +211,7 @@ def _unpacked(
 
 
 def _blocks(tiff: Tiff) -> np.ndarray:
-    """All channels as the file has them, `H W C`."""
+    """Read all channels as the file has them, `H W C`."""
     number, (width, height), bits = tiff.number, tiff.size, tiff.number(258, 1)
     channels, compression, predictor = number(277, 1), number(259, 1), number(317, 1)
     tiled = 322 in tiff.page
@@ -256,7 +256,7 @@ def _blocks(tiff: Tiff) -> np.ndarray:
 
 
 def samples(tiff: Tiff, notes: list[str]) -> Samples:
-    """The samples of a picture that `is_known`, 8 or 16 bits over their whole range.
+    """Read the samples of a picture that `is_known`, 8 or 16 bits over their whole range.
 
     Raises:
         ValueError: it is truncated or damaged.
@@ -299,7 +299,7 @@ def samples(tiff: Tiff, notes: list[str]) -> Samples:
 
 
 def _lzw(data: np.ndarray) -> bytes:
-    """Rows of bytes, compressed by libtiff."""
+    """Compress rows of bytes by libtiff."""
     file = io.BytesIO()
     Image.fromarray(data).save(file, "TIFF", compression="tiff_lzw", tiffinfo={278: len(data)})
     tags, _ = metadata.directory(file, metadata.header(file)[2], "<")

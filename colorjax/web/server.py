@@ -48,7 +48,7 @@ _MOST_JSON = 2**20  # bytes of a request that is no upload
 
 
 def application(session: Session, token: str, hosts: Collection[str]) -> Starlette:
-    """The page and what it asks for, behind its guard.
+    """Route the page and what it asks for, behind its guard.
 
     Args:
         session: holds the photographs; closed by the caller.
@@ -178,7 +178,7 @@ def _refusal(request: Request, error: Exception) -> Response:
 
 
 def pages() -> list[tuple[str, Callable]]:
-    """An address and its answer for each of the page's files, read now."""
+    """Read the page's files: an address and its answer for each."""
 
     def answer(content: bytes, kind: str) -> Callable:
         async def page(request: Request) -> Response:
@@ -195,7 +195,7 @@ def pages() -> list[tuple[str, Callable]]:
 
 
 def _versions(saturation: float, rarity: float | None) -> list[dict[str, Any]]:
-    """Three ways to begin with: what the weights say, less, and more."""
+    """Offer three ways to begin with: what the weights say, less, and more."""
     bolder = None if rarity is None else round(rarity + 0.5, 2)
     return [
         {
@@ -213,7 +213,7 @@ def _versions(saturation: float, rarity: float | None) -> list[dict[str, Any]]:
 
 
 def _plain(name: str) -> str:
-    """A file's name as the person sees it: no folders, nothing that does not print."""
+    """Clean a file's name for the person: no folders, nothing that does not print."""
     name = "".join(sign for sign in name if sign.isprintable()).replace("\\", "/")
     return name.rpartition("/")[2][:200].strip() or "photograph"
 
@@ -267,7 +267,7 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 def _plane(values: np.ndarray) -> Response:
-    """Numbers as they lie in memory: uint8 `H W`, or float32 `h w 2`, little-endian."""
+    """Send numbers as they lie in memory: uint8 `H W`, or float32 `h w 2`, little-endian."""
     kind = "u1" if values.dtype == np.uint8 else "<f4"
     shape = {"x-rows": str(values.shape[0]), "x-columns": str(values.shape[1])}
     content = np.ascontiguousarray(values, kind).tobytes()
@@ -282,7 +282,7 @@ def _file(path: Path, name: str, notes: list[str]) -> Response:
 
 
 def allowed_hosts(host: str, port: int) -> set[str]:
-    """Values of `Host` that mean this server, listening on a host's port."""
+    """List the values of `Host` that mean this server, listening on a host's port."""
     names = {host, *_LOCAL} if host in _LOCAL else {host}
     if host in ("0.0.0.0", "::"):  # every address of this machine
         own = socket.gethostname()
@@ -300,7 +300,7 @@ def serve(
     browser: bool = True,
     weights: str | None = None,
 ) -> int:
-    """Serve the page until it is told to end; the exit status.
+    """Serve the page until it is told to end; return the exit status.
 
     Args:
         load: gives the network.

@@ -76,7 +76,7 @@ class Edit:
         return cls(tuple(hints), **numbers)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data: what was not set is left out."""
+        """Convert it to plain data: what was not set is left out."""
         hints = [
             {name: entry for name, entry in asdict(hint).items() if entry is not None}
             for hint in self.hints
@@ -111,7 +111,7 @@ class Item:
     keep: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """What the page knows of it."""
+        """Tell what the page knows of it."""
         return {
             "id": self.id,
             "name": self.name,
@@ -167,7 +167,7 @@ class Session:
         self._lock, self._beginning = threading.RLock(), threading.Lock()
 
     def __enter__(self) -> "Session":
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,7 +176,7 @@ class Session:
 
     @property
     def colorizer(self) -> Colorizer:
-        """The network, loaded when it is first asked for."""
+        """Return the network, loaded when it is first asked for."""
         return self.load()
 
     def load(self) -> Colorizer:
@@ -186,11 +186,11 @@ class Session:
             return self._colorizer
 
     def new_path(self, suffix: str = "") -> Path:
-        """A name of our own in the session's directory."""
+        """Make a name of our own in the session's directory."""
         return self.directory / f"{secrets.token_hex(16)}{suffix}"
 
     def get(self, id: str) -> Item:
-        """An item by its id."""
+        """Find an item by its id."""
         if id not in self.items:
             raise SessionError("this photograph is no longer here: add it again")
         return self.items[id]
@@ -214,7 +214,7 @@ class Session:
                 return
 
     def waiting(self) -> list[dict[str, Any]]:
-        """Photographs given and not read yet: number and name."""
+        """List photographs given and not read yet: number and name."""
         return [
             {"number": number, "name": path.name}
             for number, path in enumerate(self.given)
@@ -319,13 +319,13 @@ class Session:
             raise SessionError(str(error).replace(str(item.source), item.name)) from None
 
     def preview(self, id: str, side: int) -> np.ndarray:
-        """A photograph's lightness as grey values, uint8 `H W`, no side longer than asked."""
+        """Shrink a photograph's lightness to grey, uint8 `H W`, no side longer than asked."""
         item, side = self.get(id), max(16, min(side, PREVIEW_SIDE))
         small = side <= THUMBNAIL_SIDE and not item.film
         return _grey(item.thumbnail if small else self._opened(item).preview, side)
 
     def detail(self, id: str, left: int, top: int, width: int, height: int) -> np.ndarray:
-        """A part at full resolution as grey values, uint8 `H W`, cut to what there is."""
+        """Cut out a part at full resolution, as grey values, uint8 `H W`."""
         pixels = self._opened(self.get(id)).pixels
         part = pixels[max(0, top) :, max(0, left) :][: min(height, DETAIL_SIDE)]
         part = part[:, : min(width, DETAIL_SIDE)]
@@ -334,7 +334,7 @@ class Session:
         return _grey(part, DETAIL_SIDE)
 
     def color(self, id: str, edit: Edit, remember: bool = True) -> np.ndarray:
-        """The photograph's ab under an edit, float32 `h w 2` at the network's size."""
+        """Compute the photograph's ab under an edit, float32 `h w 2` at the network's size."""
         item = self.get(id)
         if remember and edit != item.edit:
             item.edit = edit
@@ -353,7 +353,7 @@ class Session:
         return opened.analysis.with_hints(opened.pixels, ab, hints)
 
     def _decoding(self, edit: Edit) -> palette.Decoding:
-        """What the weights say, but for what the person says."""
+        """Combine what the weights say with what the person says."""
         own = self.colorizer.decoding
         if own.bin_weights is None and edit.rarity:
             raise SessionError("these weights do not know which colours are rare")
@@ -364,7 +364,7 @@ class Session:
         )
 
     def suggest(self, id: str, x: float, y: float) -> list[str]:
-        """Likely colours of a place of the upright photograph, `#rrggbb` each."""
+        """Suggest likely colours of a place of the upright photograph, `#rrggbb` each."""
         opened = self._opened(self.get(id))
         try:
             return self.colorizer.suggest(opened.pixels, x, y, opened.analysis)
@@ -457,7 +457,7 @@ class Session:
             temporary.unlink(missing_ok=True)
 
     def command(self, id: str) -> str:
-        """What to type for the same colours: a photograph's, or the whole film's."""
+        """Write the command for the same colours: a photograph's, or the whole film's."""
         item = self.get(id)
         path, edit = Path(str(item.source) if item.given else item.name), item.edit
         suffix = output_suffix(item.name)
@@ -482,7 +482,7 @@ def _quoted(word: str) -> str:
 
 
 def kept_path(item: Item) -> Path:
-    """Where a photograph's hints are kept."""
+    """Name the file in which a photograph's hints are kept."""
     return item.source.with_name(item.source.name + ".hints.json")
 
 
@@ -493,7 +493,7 @@ def _hints_json(edit: Edit) -> bytes:
 
 
 def edit_of_file(data: bytes, size: tuple[int, int]) -> Edit:
-    """The edit that `hints_json` wrote, or the points of any other hints file in JSON."""
+    """Read an edit that `_hints_json` wrote, or the points of another hints file in JSON."""
     try:
         value = json.load(io.BytesIO(data))
         return Edit.from_json({**value.get("edit", {}), "hints": value["points"]}, size)
@@ -503,7 +503,7 @@ def edit_of_file(data: bytes, size: tuple[int, int]) -> Edit:
 
 
 def output_suffix(name: str) -> str:
-    """The format to save in: the file's own where it holds colour."""
+    """Choose the format to save in: the file's own where it holds colour."""
     suffix = Path(name).suffix.lower()
     return suffix if suffix in files.OUTPUT_SUFFIXES else ".png"
 
@@ -512,7 +512,7 @@ _decode_logits = jax.jit(palette.decode, static_argnums=1)
 
 
 def _decode(colorizer: Colorizer, analysis: Analysis, decoding: palette.Decoding) -> np.ndarray:
-    """The automatic colour under another decoding, without the network: float32 `h w 2`."""
+    """Decode the automatic colour anew, without the network: float32 `h w 2`."""
     if analysis.probabilities is None:  # its network predicts ab itself
         return analysis.ab / max(colorizer.decoding.saturation, 1e-6)
     logits = np.log(np.maximum(analysis.probabilities, 1e-30))
@@ -520,7 +520,7 @@ def _decode(colorizer: Colorizer, analysis: Analysis, decoding: palette.Decoding
 
 
 def _grey(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Pixels `H W` or `H W 3` → grey sRGB values of their lightness, uint8, not longer than side.
+    """Convert pixels `H W` or `H W 3` to grey of their lightness, uint8, no longer than side.
 
     Grey pixels that are small enough come back unchanged.
     """
