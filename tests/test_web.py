@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import anyio
 import numpy as np
@@ -383,6 +384,15 @@ def test_save_all_is_a_zip_of_names_that_do_not_clash(client):
     answer = client.post("/api/zip", json={"ids": ids})
     names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
     assert names == ["a-coloured.png", "a-coloured-2.png", "b-coloured.png"]
+
+
+def test_save_all_says_what_of_each_photograph_is_not_kept(client):
+    clear = np.dstack([picture(1), np.full((40, 52), 90, np.uint8)])
+    ids = [add(client, encoded(clear), name).json()["id"] for name in ("a.png", "b.png")]
+    answer = client.post("/api/zip", json={"ids": ids, "format": ".jpg"})
+    notes = json.loads(unquote(answer.headers["x-notes"]))
+    note = "JPEG holds no transparency: all of it is opaque"
+    assert notes == [f"{note} (2 photographs)"]
 
 
 def write_film(path):

@@ -12,8 +12,8 @@ CUT = 0.16
 def histogram_distance(previous: np.ndarray, lightness: np.ndarray) -> float:
     """Measure half the L1 distance between two frames' lightness histograms: 0…1.
 
-    Frames are `rows columns`. It is the smaller of two distances: of the frames as they are, and of both scaled to the same
-    mean, since an old projector's brightness flickers.
+    Frames are `rows columns`. It is the smaller of two distances: of the frames as they are, and of
+    both scaled to the same mean, since an old projector's brightness flickers.
     """
     pairs = (previous, lightness), [x * (50 / max(x.mean(), 1)) for x in (previous, lightness)]
     distances = []

@@ -141,8 +141,8 @@ def application(session: Session, token: str, hosts: Collection[str]) -> Starlet
     async def save_all(request: Request) -> Response:
         wanted = await _json(request)
         ids = [str(id) for id in wanted.get("ids", [])]
-        path = await job(session.save_all, ids, wanted.get("format") or None)
-        return _file(path, "coloured.zip", [])
+        path, notes = await job(session.save_all, ids, wanted.get("format") or None)
+        return _file(path, "coloured.zip", notes)
 
     one = "/api/photographs/{id}"
     routes = [

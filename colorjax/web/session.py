@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -399,14 +399,19 @@ class Session:
             raise SessionError(str(error).replace(str(target), item.name)) from None
         return target, f"{Path(item.name).stem}-coloured{suffix}", notes
 
-    def save_all(self, ids: Iterable[str], suffix: str | None = None) -> Path:
-        """Save photographs into one ZIP, of names that do not clash; films are left out."""
-        target, taken = self.new_path(".zip"), set()
+    def save_all(self, ids: Iterable[str], suffix: str | None = None) -> tuple[Path, list[str]]:
+        """Save photographs into one ZIP, of names that do not clash; films are left out.
+
+        Returns:
+            The file, to be removed by the caller; and what the format could not keep.
+        """
+        target, taken, lost = self.new_path(".zip"), set(), Counter[str]()
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             for id in ids:
                 if self.get(id).film:
                     continue
-                path, name, _ = self.save(id, suffix)
+                path, name, notes = self.save(id, suffix)
+                lost.update(notes)
                 stem, ending, count = Path(name).stem, Path(name).suffix, 1
                 while name.lower() in taken:
                     count += 1
@@ -414,7 +419,8 @@ class Session:
                 taken.add(name.lower())
                 archive.write(path, name)
                 path.unlink()
-        return target
+        notes = [f"{note} ({n} photographs)" if n > 1 else note for note, n in lost.items()]
+        return target, notes
 
     def set_keep(self, id: str, keep: bool) -> None:
         """Keep the hints in a file beside the photograph from now on, or no longer."""

@@ -387,11 +387,12 @@ const saveAll = busy('Saving all…', async () => {
   }
   for (const [number, item] of all.entries()) {
     $('busy').textContent = `Saving ${number + 1} of ${all.length}…`;
-    const {name, blob} = await server.save(item.id, $('format').value);
+    const {name, blob, notes} = await server.save(item.id, $('format').value);
     const file = await folder.getFileHandle(await freeName(folder, name), {create: true});
     const stream = await file.createWritable();
     await stream.write(blob);
     await stream.close();
+    for (const note of notes) say(`Note: ${note}.`);
   }
   say(`Saved ${all.length} photographs into ${folder.name}.`);
 });
