@@ -378,6 +378,16 @@ def test_hints_are_kept_beside_the_photograph_if_the_person_says_so(tiny, tmp_pa
     assert (tmp_path / "a.png.hints.json").read_text() == "something else"
 
 
+def test_hints_kept_with_other_weights_open_where_no_color_is_known_to_be_rare(tiny, tmp_path):
+    Image.fromarray(picture(3)).save(tmp_path / "a.png")
+    kept = {"points": [{"x": 2, "y": 3, "color": "#2040c0"}], "edit": {"rarity": 0.5, "warmth": 4}}
+    (tmp_path / "a.png.hints.json").write_text(json.dumps(kept))
+    plain = Colorizer(tiny.params, tiny.network, Decoding(working_size=64))
+    with Session(lambda: plain, [tmp_path / "a.png"]) as session:
+        edit = session.add_given(0).edit
+    assert (len(edit.hints), edit.warmth, edit.rarity) == (1, 4, None)
+
+
 def test_save_all_is_a_zip_of_names_that_do_not_clash(client):
     ids = [add(client, name="a.png").json()["id"] for _ in range(2)]
     ids.append(add(client, encoded(picture(2), "GIF"), "b.gif").json()["id"])

@@ -35,7 +35,7 @@ from colorjax.config import ConfigError
 from colorjax.media import files
 from colorjax.media.film import FILM_SUFFIXES
 from colorjax.web.guard import Guard
-from colorjax.web.session import Edit, Session, SessionError, edit_of_file
+from colorjax.web.session import Edit, Session, SessionError
 
 _PAGE = Path(__file__).parent / "page"
 _KINDS = {
@@ -123,7 +123,7 @@ def application(session: Session, token: str, hosts: Collection[str]) -> Starlet
 
     async def hints(request: Request) -> Response:
         size = session.get(request.path_params["id"]).size
-        return JSONResponse(edit_of_file(await _body(request), size).to_json())
+        return JSONResponse(session.edit_of(await _body(request), size).to_json())
 
     async def frame(request: Request) -> Response:
         time = (await _json(request)).get("time")

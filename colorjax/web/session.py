@@ -363,6 +363,11 @@ class Session:
             rarity_power=own.rarity_power if edit.rarity is None else edit.rarity,
         )
 
+    def edit_of(self, data: bytes, size: tuple[int, int]) -> Edit:
+        """Read a file of hints, whose rarity is left out where the weights know none."""
+        edit = edit_of_file(data, size)
+        return replace(edit, rarity=None) if self.colorizer.decoding.bin_weights is None else edit
+
     def suggest(self, id: str, x: float, y: float) -> list[str]:
         """Suggest likely colours of a place of the upright photograph, `#rrggbb` each."""
         opened = self._opened(self.get(id))
@@ -442,7 +447,7 @@ class Session:
         if not item.given or not (path := kept_path(item)).is_file():
             return
         try:
-            edit = edit_of_file(path.read_bytes(), item.size)
+            edit = self.edit_of(path.read_bytes(), item.size)
         except (SessionError, OSError):
             item.notes = (*item.notes, f"{path.name} holds no hints that can be read")
             return
