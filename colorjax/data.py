@@ -14,8 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
@@ -63,14 +63,6 @@ class Entry:
     reason: str = ""  # the same as a sentence
 
 
-def _list(folder: Path) -> list[Entry]:
-    def entry(path: Path) -> Entry:
-        stat = path.stat()
-        return Entry(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns)
-
-    return [entry(path) for path in files.list_images(folder)]
-
-
 def _fingerprint(entries: list[Entry], settings: list) -> str:
     digest = hashlib.sha256(json.dumps(settings).encode())
     for entry in entries:  # names need not be text
@@ -78,17 +70,13 @@ def _fingerprint(entries: list[Entry], settings: list) -> str:
     return digest.hexdigest()[:16]
 
 
-def _index(directory: Path) -> list[Entry]:
-    return [Entry(*row) for row in json.loads((directory / "index.json").read_text())]
-
-
-def _load(directory: Path, side: int, fingerprint: str) -> Pool:
-    entries = _index(directory)
+def _load(directory: Path, side: int, fingerprint: str) -> tuple[Pool, list[Entry]]:
+    entries = [Entry(*row) for row in json.loads((directory / "index.json").read_text())]
     packed = [entry for entry in entries if not entry.cause]
     shape = len(packed), side, side, 3
     if (directory / "images").stat().st_size != np.prod(shape):
         raise DataError(f"{directory} is damaged: delete it, and the photographs are packed anew")
-    return Pool(
+    pool = Pool(
         images=np.memmap(directory / "images", np.uint8, "r", shape=shape),
         hashes=np.array([entry.hash for entry in packed], np.uint64),
         paths=[entry.path for entry in packed],
@@ -96,6 +84,7 @@ def _load(directory: Path, side: int, fingerprint: str) -> Pool:
         fingerprint=fingerprint,
         directory=directory,
     )
+    return pool, entries
 
 
 _colorfulness = jax.jit(lambda image: color.colorfulness(image / 255.0))
@@ -107,7 +96,7 @@ def _judge(entry: Entry, folder: Path, side: int, min_colorfulness: float) -> Ju
     """Read a file: its entry, completed, and its pixels `S S 3`."""
 
     def left_out(cause: str, reason: str) -> Judged:
-        return Entry(entry.path, entry.size, entry.modified, 0, cause, reason), None
+        return replace(entry, cause=cause, reason=reason), None
 
     path = folder / entry.path
     try:
@@ -122,7 +111,7 @@ def _judge(entry: Entry, folder: Path, side: int, min_colorfulness: float) -> Ju
     if (actual := float(_colorfulness(pixels))) < min_colorfulness:
         return left_out("nearly grey", f"{path}: colourfulness {actual:.1f} < {min_colorfulness:g}")
     digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
-    return Entry(entry.path, entry.size, entry.modified, digest), pixels
+    return replace(entry, hash=digest), pixels
 
 
 def load_pool(
@@ -155,43 +144,44 @@ def load_pool(
     if not folder.is_dir():
         what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}")
-    entries = _list(folder)
+    stats = ((str(path.relative_to(folder)), path.stat()) for path in files.list_images(folder))
+    entries = [Entry(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     if not entries:
         raise DataError(f"{folder} holds no photographs ({' '.join(sorted(files.SUFFIXES))})")
-    fingerprint = _fingerprint(entries, [_VERSION, side, float(min_colorfulness)])
+    settings = [_VERSION, side, float(min_colorfulness)]
+    fingerprint = _fingerprint(entries, settings)
     # What a folder is called is for people: it may have been renamed since.
     for index in cache.glob(f"*-{side}px-{fingerprint}/index.json"):
-        pool = _load(index.parent, side, fingerprint)
+        pool, _ = _load(index.parent, side, fingerprint)
         say(f"{len(pool)} photographs, packed before in {index.parent}")
         return pool
 
     kind = f"{folder.resolve().name}-{side}px-"
     directory = cache / (kind + fingerprint)
     others = [path for path in cache.glob("*") if path.name.startswith(kind)]
+    earlier = _earlier(others, settings)
+    judge = partial(_judge, folder=folder, side=side, min_colorfulness=min_colorfulness)
     cache.mkdir(parents=True, exist_ok=True)
     # Packed under another name until it is whole.
-    building = Path(tempfile.mkdtemp(prefix=directory.name + ".tmp-", dir=cache))
-    try:
-        earlier = _earlier(others, side, min_colorfulness)
-        judge = partial(_judge, folder=folder, side=side, min_colorfulness=min_colorfulness)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{directory.name}.tmp-", dir=cache, ignore_cleanup_errors=True
+    ) as building:
         say(f"packing {len(entries)} photographs at {side} pixels in {cache}")
-        _check_space(building, len(entries), side)
+        _check_space(cache, len(entries), side)
         # So many wait to be written, to bound memory.
         waiting = min(4 * _THREADS, max(_THREADS, 2**27 // (3 * side * side)))
         judged = map_ahead(lambda x: earlier(x) or judge(x), entries, _THREADS, waiting)
-        done = _write(building, judged, lambda count: progress(count, len(entries)))
+        done = _write(Path(building), judged, lambda count: progress(count, len(entries)))
         if all(entry.cause for entry in done):
             causes = Counter(entry.cause for entry in done)
             raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
-        (building / "settings.json").write_text(json.dumps([_VERSION, side, min_colorfulness]))
+        (Path(building) / "settings.json").write_text(json.dumps(settings))
         try:
             os.rename(building, directory)
         except OSError:
             if not (directory / "index.json").exists():  # else another run was first
                 raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    pool = _load(directory, side, fingerprint)
+    pool, _ = _load(directory, side, fingerprint)
     say(f"{len(pool)} photographs packed")
     if pool.left_out:
         say(f"left out: {_counted(pool.left_out)}, listed in {directory / 'left-out.txt'}")
@@ -211,23 +201,22 @@ def _is_unused(pool: Path) -> bool:
     return time.time() - max(entry.stat().st_mtime for entry in (pool, *pool.glob("*"))) > 86400
 
 
-def _earlier(
-    pools: list[Path], side: int, min_colorfulness: float
-) -> Callable[[Entry], Judged | None]:
+def _earlier(pools: list[Path], settings: list) -> Callable[[Entry], Judged | None]:
     """What the newest earlier pool of these settings has of a file that has not changed since."""
-    settings = [_VERSION, side, min_colorfulness]
-    for pool in sorted(pools, key=lambda path: path.stat().st_mtime, reverse=True):
+    for directory in sorted(pools, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            if json.loads((pool / "settings.json").read_text()) != settings:
+            if json.loads((directory / "settings.json").read_text()) != settings:
                 continue
-            known, rows = {}, iter(_load(pool, side, "").images)
-            for entry in _index(pool):
-                pixels = None if entry.cause else next(rows)
-                if entry.cause != "duplicates":  # of what may have gone
-                    known[entry.path, entry.size, entry.modified] = entry, pixels
-            return lambda entry: known.get((entry.path, entry.size, entry.modified))
+            pool, entries = _load(directory, settings[1], "")
         except (OSError, ValueError):  # half packed, or damaged
             continue
+        rows = iter(pool.images)
+        known = {
+            (entry.path, entry.size, entry.modified): (entry, None if entry.cause else next(rows))
+            for entry in entries
+            if entry.cause != "duplicates"  # of what may have gone
+        }
+        return lambda entry: known.get((entry.path, entry.size, entry.modified))
     return lambda entry: None
 
 
@@ -254,7 +243,7 @@ def _write(
         for entry, pixels in judged:
             if pixels is not None and entry.hash in kept:
                 reason = f"{entry.path}: the same as {kept[entry.hash]}"
-                entry = Entry(entry.path, entry.size, entry.modified, 0, "duplicates", reason)
+                entry = replace(entry, hash=0, cause="duplicates", reason=reason)
             elif pixels is not None:
                 images.write(pixels.tobytes())
                 kept[entry.hash] = entry.path
@@ -369,16 +358,15 @@ def batches(
         last: the step before which to end.
         sharding: where to put them.
     """
-    epoch, order = -1, rows
+    per_epoch = len(rows) // batch
+
+    @lru_cache(1)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(rows)
 
     def gather(step: int) -> tuple[jax.Array, jax.Array]:
-        nonlocal epoch, order
-        per_epoch = len(rows) // batch
-        if epoch != step // per_epoch:
-            epoch = step // per_epoch
-            order = np.random.default_rng((seed, epoch)).permutation(rows)
-        place = step % per_epoch * batch
-        chosen = order[place : place + batch]
+        epoch, place = divmod(step, per_epoch)
+        chosen = order(epoch)[place * batch : (place + 1) * batch]
         images = device_put_rows(pool.images, chosen, sharding)
         return images, device_put_rows(labels, chosen, sharding)
 
