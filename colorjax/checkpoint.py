@@ -235,8 +235,8 @@ def restore_state(path: str | Path, like: State) -> tuple[State, Tree]:
             progress = json.loads(file.metadata()["progress"])
     except (KeyError, TypeError, ValueError):
         raise WeightsError(f"{path} is not a training state") from None
-    kinds = ({k: (v.shape, str(v.dtype)) for k, v in of.items()} for of in (tensors, expected))
-    if next(kinds) != next(kinds):
+    found, needed = ({k: (v.shape, v.dtype) for k, v in of.items()} for of in (tensors, expected))
+    if found != needed:
         raise WeightsError(f"{path} is the state of another network or of another version")
 
     def placed(path: tuple, leaf: Any) -> Any:

@@ -1,17 +1,17 @@
-"""A training run's directory: begun, gone on with, branched off; its state and its best weights.
+"""A training run and its directory: begun, resumed or branched off.
 
-`config.json` says what the run is, `newest.safetensors` how far it has come, `weights.safetensors`
-is the best of it so far. A wsd run keeps in `trunk.safetensors` the state before its rate fell.
+`config.json` says what the run is, `newest.safetensors` holds its state, `weights.safetensors` its
+best weights so far. A wsd run keeps in `trunk.safetensors` the state before its rate fell.
 """
 
 import dataclasses
-import importlib
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -69,29 +69,24 @@ class Run:
 
     def keep_best(self, measured: Measured) -> bool:
         """Keep the weights if none before were better; whether they are."""
-        score = self.agree(self.selection_score(measured))
-        done = int(self.state.step)
+        score, done = self.agree(self.selection_score(measured)), int(self.state.step)
         better = score > self.progress["best"]
-        self.progress["stale"] = 0 if better else self.progress["stale"] + 1
         if not better:
+            self.progress["stale"] += 1
             return False
-        self.progress.update(best=score, best_step=done)
-        summary = {
-            "preset": self.config.preset,
-            "size": self.config.size,
-            "batch": self.config.batch,
+        self.progress = {"best": score, "best_step": done, "stale": 0}
+        summary = {name: getattr(self.config, name) for name in ("preset", "size", "batch", "seed")}
+        summary |= {
             "step": done,
-            "seed": self.config.seed,
             "photographs": len(self.rows),
             "init": Path(self.config.init).name,
-            **measured.figures(),
             "validation_photographs": self.validation.count,
         }
         checkpoint.save_weights(
             self.out / "weights.safetensors",
             step.local(self.state.ema),
             dataclasses.asdict(self.config.network_config),
-            summary,
+            summary | measured.figures(),
             decoding=measured.decoding,
         )
         return True
@@ -108,20 +103,13 @@ def open_run(given: dict[str, Any], agree: Agree = lambda value: value) -> Run:
         ConfigError, data.DataError, checkpoint.WeightsError: as `train.main` says them.
     """
     given = dict(given)
-    trunk = given.pop("cool_down", None)
+    resume, trunk = given.pop("resume", False), given.pop("cool_down", None)
     if trunk is not None:
-        given.setdefault("out", f"{trunk}-cooled")
-        _branch(Path(trunk), Path(given["out"]), given)
-    if not given.pop("resume", trunk is not None):
+        return _open(*_branch(Path(trunk), given), agree)
+    if not resume:
         return _begin(given, agree)
-    out = Path(given.get("out") or config.resolve(given).out)
-    saved = _read_config(out)
-    settings = config.resumed({"out": str(out)} | given, saved["config"])
-    if not Path(settings.data).is_dir():
-        raise ConfigError(
-            f"the photographs in {settings.data} are not there: say by --data where they are now"
-        )
-    return _open(settings, saved.get("pools"), agree)
+    out = given.get("out") or config.resolve(given).out
+    return _open(*_saved(Path(out), given | {"out": out}), agree)
 
 
 def _begin(given: dict[str, Any], agree: Agree) -> Run:
@@ -133,7 +121,6 @@ def _begin(given: dict[str, Any], agree: Agree) -> Run:
     _check_new(out)
     settings = dataclasses.replace(settings, dtype=settings.compute_dtype)
     is_new = not out.exists()
-    _placement(settings)  # raises before anything is written
     out.mkdir(parents=True, exist_ok=True)
     _write_config(settings, None)  # before packing, so that a run killed there can be resumed
     try:
@@ -150,16 +137,22 @@ def _check_new(out: Path) -> None:
         raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
 
 
-def _read_config(out: Path) -> dict[str, Any]:
+def _saved(directory: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[str, str] | None]:
+    """The configuration to go on with from a run's directory, and its pools' fingerprints."""
     try:
-        saved = json.loads((out / "config.json").read_text())
+        saved = json.loads((directory / "config.json").read_text())
         if not saved["config"]["data"]:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"--resume: {out} is not a run directory: its config.json is missing or not a run's"
+            f"{directory} is not a run directory: its config.json is missing or not a run's"
         ) from None
-    return saved
+    settings = config.resumed(given, saved["config"])
+    if not Path(settings.data).is_dir():
+        raise ConfigError(
+            f"the photographs in {settings.data} are not there: say by --data where they are now"
+        )
+    return settings, saved.get("pools")
 
 
 def _write_config(settings: TrainConfig, pools: dict[str, str] | None) -> None:
@@ -169,11 +162,13 @@ def _write_config(settings: TrainConfig, pools: dict[str, str] | None) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def _branch(trunk: Path, out: Path, given: dict[str, Any]) -> None:
+def _branch(trunk: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[str, str] | None]:
     """Make a run that goes on from another's newest state, its rate falling to zero from there."""
-    saved = _read_config(trunk)
+    if "steps" in given:
+        raise ConfigError(f"--steps {given['steps']}: --cool-down says how many steps are left")
+    out = Path(given.get("out", f"{trunk}-cooled"))
+    settings, pools = _saved(trunk, given | {"out": str(out)})
     _check_new(out)
-    settings = config.resumed({"out": str(out)} | given, saved["config"])
     if settings.schedule != "wsd":
         raise ConfigError(
             f"--cool-down {trunk}: its --schedule is {settings.schedule}, whose rate falls by "
@@ -183,7 +178,8 @@ def _branch(trunk: Path, out: Path, given: dict[str, Any]) -> None:
     settings = dataclasses.replace(settings, steps=step.branch_steps(done), validate_every=0)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, out / "newest.safetensors")
-    _write_config(settings, saved.get("pools"))
+    _write_config(settings, pools)
+    return settings, pools
 
 
 def _before_the_fall(out: Path) -> tuple[Path, int]:
@@ -236,24 +232,17 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
         settings = dataclasses.replace(settings, label_names=_labels(settings, pool, rows))
     _write_config(settings, found)
     network = settings.network_config
-    numbers = data.label_numbers(pool, network.labels)
-    # Adversarial training is imported where its preset asks for it, and nowhere else.
     algorithm, score = step, selection_score
     if settings.preset == "gan":
-        algorithm = importlib.import_module("colorjax.extra.gan")
-        score = algorithm.selection_score
+        from colorjax.extra import gan  # the others need none of it
+
+        algorithm, score = gan, gan.selection_score
 
     params = params and with_labels(params, labels, network)
     mean, histogram = data.color_statistics(pool, rows)
     state = algorithm.create_state(settings, 0, params, histogram, encoder)
-    measure = Validation(
-        settings,
-        val_pool,
-        held_out,
-        mean,
-        state.bin_weights,
-        data.label_numbers(val_pool, network.labels),
-    )
+    val_labels = data.label_numbers(val_pool, network.labels)
+    measure = Validation(settings, val_pool, held_out, mean, state.bin_weights, val_labels)
     state, progress = jax.device_put(state, whole), {}
     if newest:
         state, progress = _restore(newest, state, settings)
@@ -265,7 +254,7 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
         algorithm=algorithm,
         selection_score=score,
         pool=pool,
-        labels=numbers,
+        labels=data.label_numbers(pool, network.labels),
         rows=rows,
         validation=measure,
         split=split,
@@ -277,25 +266,18 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
     )
     if not newest:
         run.total = agree(min(_total_steps(run), MOST_STEPS))
-        total = jax.device_put(jnp.int32(run.total), whole)
-        run.state = dataclasses.replace(state, total_steps=total)
+        run.state = _with_total(state, run.total)
     report.cut_back(out, int(state.step) if newest else -1)
     return run
 
 
 def _load_pool(folder: str, settings: TrainConfig) -> data.Pool:
     """The folder's pool, with a bar while it is packed."""
-    bar = report.Bar("packing")
-    try:
+    cache = device.cache_directory() / "pools"
+    with closing(report.Bar("packing")) as bar:
         return data.load_pool(
-            folder,
-            settings.pool_side,
-            device.cache_directory() / "pools",
-            settings.min_colorfulness,
-            progress=bar.update,
+            folder, settings.pool_side, cache, settings.min_colorfulness, progress=bar.update
         )
-    finally:
-        bar.close()
 
 
 def _labels(settings: TrainConfig, pool: data.Pool, rows: np.ndarray) -> tuple[str, ...]:
@@ -343,15 +325,10 @@ def with_labels(params: Params, before: tuple[str, ...], network: NetworkConfig)
     if before == network.labels:
         return params
     if before:
-        print(
-            "note: the labels that --init has learned are "
-            + ("others: they begin anew" if network.labels else "dropped, without --labels")
-        )
-    new = model.init(0, network)  # a new classifier is not random
-    return {
-        name: params[name] if name in params and not name.startswith("classifier") else part
-        for name, part in new.items()
-    }
+        fate = "others: they begin anew" if network.labels else "dropped, without --labels"
+        print(f"note: the labels that --init has learned are {fate}")
+    known = {name: part for name, part in params.items() if not name.startswith("classifier")}
+    return model.init(0, network) | known  # a new classifier is not random
 
 
 def _newest(out: Path) -> Path | None:
@@ -384,8 +361,13 @@ def _restore(newest: Path, like: Any, settings: TrainConfig) -> tuple[Any, dict[
             f"--steps {total}: the run in {newest.parent} has come to step {int(state.step)}, and "
             f"its rate falls over a tenth of all steps: at least {fewest}"
         )
-    whole = state.total_steps.sharding
-    return dataclasses.replace(state, total_steps=jax.device_put(jnp.int32(total), whole)), progress
+    return _with_total(state, total), progress
+
+
+def _with_total(state: Any, total: int) -> Any:
+    """The same state of a run of so many steps."""
+    placed = jax.device_put(jnp.int32(total), state.total_steps.sharding)
+    return dataclasses.replace(state, total_steps=placed)
 
 
 def _total_steps(run: Run) -> int:
@@ -407,12 +389,11 @@ def _total_steps(run: Run) -> int:
     a_step = seconds_per_call(once, min(10, 3 * settings.minutes), run.agree)
     ema = step.local(run.state.ema)
     a_validation = seconds_per_call(lambda: run.validation.measure(ema), 0, run.agree)
+    seconds = 60 * settings.minutes
     if settings.validate_every:
-        steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
-    else:
-        left = 60 * settings.minutes - VALIDATIONS * a_validation
-        steps = max(left, 30 * settings.minutes) / a_step  # rather longer than untrained
-    return max(1, int(steps))
+        return max(1, int(seconds / (a_step + a_validation / settings.validate_every)))
+    left = max(seconds - VALIDATIONS * a_validation, seconds / 2)  # rather longer than untrained
+    return max(1, int(left / a_step))
 
 
 def seconds_per_call(function: Callable[[], object], seconds: float, agree: Agree) -> float:
@@ -424,9 +405,7 @@ def seconds_per_call(function: Callable[[], object], seconds: float, agree: Agre
     def timed(calls: int) -> float:
         start = time.perf_counter()
         for _ in range(calls):
-            result = function()
-            if not isinstance(result, Measured):
-                jax.block_until_ready(result)
+            jax.block_until_ready(function())
         return (time.perf_counter() - start) / calls
 
     timed(2)

@@ -1,6 +1,7 @@
-"""What a run is measured on: photographs it does not learn from, and two answers to beat.
+"""Photographs that a run does not learn from: its network is measured and calibrated on them.
 
-And what is calibrated on them after training: how vivid the colours of a network shall be.
+Calibration decides how vivid the network's colours are. Two answers need no network, and are to be
+beaten: grey, and one colour everywhere.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Measured:
 
 
 def selection_score(measured: Measured) -> float:
-    """What the best of a run's weights have most of."""
+    """How good weights are; a run keeps those of the highest score."""
     return -measured.validation_loss
 
 
@@ -76,12 +77,12 @@ def centre_crops(images: Array, size: int) -> jax.Array:
 def evaluate(
     config: TrainConfig, params: Params, bin_weights: jax.Array, images: Array, powers: Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """What the network makes of the centre crops of `B S S 3` uint8 pictures.
+    """Run the network on the centre crops of `B S S 3` uint8 pictures.
 
     Returns:
-        Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the bins'
-        weights that probabilities are multiplied by (a network without bins has one answer to
-        all); and the number of its most likely label `B`, None from a network without labels.
+        Each picture's loss `B`; its ab `K B h w 2` for each of `K` rarity powers, which a network
+        without bins ignores; and the number of its likeliest label `B`, None from a network
+        without labels.
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
@@ -168,20 +169,20 @@ class Validation:
             raise FloatingPointError("the network's colours are not finite")
         power, saturation = self._calibrate(ab) if self._config.colorfulness else (0, 1.0)
         calibrated = saturation * ab[power]
-        is_bins = self._config.head == "bins"
+        distances = [*map(_distance_histogram, self._small, ab[0])]
         return Measured(
             samples=np.asarray(_colored(self.truth[:samples], calibrated[:samples])),
             decoding=Decoding(
                 saturation=saturation,
                 rarity_power=POWERS[power],
-                bin_weights=self._bin_weights if is_bins else None,
+                bin_weights=self._bin_weights if self._config.head == "bins" else None,
                 working_size=self._config.working_size,
             ),
             validation_loss=loss,
             psnr=float(_psnr(self.truth, ab[0])),
             psnr_calibrated=float(_psnr(self.truth, calibrated)),
             colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth),
-            auc=float(metrics.auc(np.sum([*map(_distances, self._small, ab[0])], axis=0))),
+            auc=float(metrics.auc(np.sum(jax.device_get(distances), axis=0, dtype=np.float64))),
             **self._label_accuracy(labels),
             psnr_grey=self.psnr_grey,
             psnr_constant=self.psnr_constant,
@@ -196,7 +197,7 @@ class Validation:
         return {"label_accuracy": float(right), "label_chance": float(most)}
 
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
-        """Choose the rarity power and the saturation: its place among the powers, and a factor.
+        """Choose the rarity power, by its place in `POWERS`, and the saturation.
 
         For each power, bisection finds the saturation that reaches the target colourfulness, a
         mean absolute one at the network's output size. The largest power whose PSNR is within
@@ -211,11 +212,11 @@ class Validation:
                 below = _colorfulness(self._small, answer, middle) < target
                 low, high = (middle, high) if below else (low, middle)
             if high < MAX_SATURATION:
-                candidates.append((float(_error(self._small, answer, high)), index, high))
+                candidates.append((float(_small_psnr(self._small, answer, high)), index, high))
         if not candidates:
             return 0, MAX_SATURATION
-        limit = min(candidates)[0] + PSNR_TOLERANCE_DB
-        return max((index, high) for error, index, high in candidates if error <= limit)
+        least = max(candidates)[0] - PSNR_TOLERANCE_DB
+        return max((index, high) for psnr, index, high in candidates if psnr >= least)
 
 
 @jax.jit
@@ -246,19 +247,15 @@ def _colorfulness(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.A
     return color.colorfulness(_fitted(lab, ab, saturation), absolute=True).mean()
 
 
-def _distances(lab: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """The distance histogram of a picture's ab against `lab`, by which AuC is measured: float64."""
-    return np.asarray(_distance_histogram(lab, ab), np.float64)
-
-
 @jax.jit
 def _distance_histogram(lab: jax.Array, ab: jax.Array) -> jax.Array:
+    """The distances of a picture's ab from `lab`, by which AuC is measured."""
     fitted = color.rgb_to_lab(_fitted(lab, ab, jnp.float32(1)))
     return metrics.distance_histogram(fitted[..., 1:], lab[..., 1:])
 
 
 @jax.jit
-def _error(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
-    """Minus the mean PSNR of ab times a saturation against `lab`, in dB."""
+def _small_psnr(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
+    """Mean PSNR in dB of ab times a saturation, at the network's output size; 60 at most each."""
     psnr = metrics.psnr(_fitted(lab, ab, saturation), color.fit_gamut(lab))
-    return -jnp.minimum(psnr, 60).mean()
+    return jnp.minimum(psnr, 60).mean()
