@@ -85,7 +85,7 @@ def _write(path: Path, tensors: Tree, header: Tree, previous: Path | None = None
 
 
 def read_header(path: str | Path) -> tuple[NetworkConfig, Decoding, Tree]:
-    """The network, how its output becomes colour, and the training summary of a file of weights.
+    """Read a file of weights' header: network, decoding, and summary of its training.
 
     Raises:
         WeightsError: there is no such file, or it holds no weights of this project.
@@ -116,7 +116,7 @@ def read_header(path: str | Path) -> tuple[NetworkConfig, Decoding, Tree]:
 
 
 def _older(summary: Tree) -> Tree:
-    """The decoding of files that have it in their summary, under these names."""
+    """Find the decoding in an older file's summary, which has it under these names."""
     names = {"rarity_power": "rarity", "bin_weights": "rarity_weights"}
     names |= {name: name for name in ("saturation", "temperature", "working_size")}
     found = {name: summary[old] for name, old in names.items() if old in summary}
@@ -133,7 +133,7 @@ def _decoding(values: Tree) -> Decoding:
 
 
 def load(path: str | Path) -> tuple[Tree, NetworkConfig, Decoding, Tree]:
-    """What a file of weights holds: its parameters as float32, and what `read_header` gives.
+    """Read a file of weights: its parameters as float32, and what `read_header` gives.
 
     Raises:
         WeightsError: the file is not one of this project's weights.
@@ -211,7 +211,7 @@ def save_state(path: str | Path, state: Any, progress: Tree) -> None:
 
 
 def read_steps(path: str | Path) -> tuple[int, int]:
-    """The steps done of a saved state, and those of its whole run.
+    """Read how many steps a saved state has done, and of how many.
 
     Raises:
         WeightsError: it is no training state, or damaged.
@@ -224,7 +224,7 @@ def read_steps(path: str | Path) -> tuple[int, int]:
 
 
 def restore_state(path: str | Path, like: State) -> tuple[State, Tree]:
-    """A state and its run's progress, placed and shaped as the pytree `like`.
+    """Read a state and its run's progress, placed and shaped as the pytree `like`.
 
     Raises:
         WeightsError: there is no such file, or it is damaged, or another version's.

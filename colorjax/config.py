@@ -240,12 +240,12 @@ FREE_ON_RESUME = ("out", "devices", "data", "val")
 
 
 def flag(name: str) -> str:
-    """An option's name as it is typed."""
+    """Spell an option's name as it is typed."""
     return "--" + name.replace("_", "-")
 
 
 def train_parser() -> argparse.ArgumentParser:
-    """The command line of train.py; what is not given is absent from the result."""
+    """Make the parser of train.py; what is not given is absent from its result."""
     parser = argparse.ArgumentParser(
         prog="train.py",
         description="Train a network to colour photographs, on a folder of your own.",
@@ -301,13 +301,13 @@ def train_parser() -> argparse.ArgumentParser:
 
 
 def _absolute(given: dict[str, Any]) -> dict[str, Any]:
-    """The same with absolute paths, since a run may be resumed from another folder."""
+    """Make paths absolute, since a run may be resumed from another folder."""
     found = {name: given[name] for name in PATHS if given.get(name, "") not in ("", NONE, SHIPPED)}
     return given | {name: str(Path(path).resolve()) for name, path in found.items()}
 
 
 def resolve(given: dict[str, Any]) -> TrainConfig:
-    """What was given on the command line, completed by its preset.
+    """Complete what was given on the command line by its preset.
 
     Raises:
         ConfigError: a value is out of range, or does not go with another.
@@ -340,7 +340,7 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
 
 
 def resumed(given: dict[str, Any], saved: dict[str, Any]) -> TrainConfig:
-    """The configuration of a run that goes on: the saved one, and what may differ from it.
+    """Combine a run's saved configuration with what may differ when it goes on.
 
     Raises:
         ConfigError: something given differs that must not.

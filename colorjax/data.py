@@ -132,8 +132,8 @@ def load_pool(
         cache: the directory in which pools are kept, one folder each.
         min_colorfulness: less colourful photographs are left out (Hasler and Süsstrunk's number):
             a network that learns from grey photographs answers with grey.
-        say: told in a line what is done.
-        progress: called with how many files of how many have been decoded.
+        say: gets a line about each thing done.
+        progress: called with the numbers of files decoded and of all files.
 
     Raises:
         DataError: the folder is missing, or holds no photograph that can be used; the disk is too
@@ -195,14 +195,14 @@ def load_pool(
 
 
 def _is_unused(pool: Path) -> bool:
-    """Whether a pool is whole, or its packing was killed, rather than being packed right now."""
+    """Tell a pool that is whole, or whose packing was killed, from one packed right now."""
     if ".tmp-" not in pool.name:
         return True
     return time.time() - max(entry.stat().st_mtime for entry in (pool, *pool.glob("*"))) > 86400
 
 
 def _earlier(pools: list[Path], settings: list) -> Callable[[Entry], Judged | None]:
-    """What the newest earlier pool of these settings has of a file that has not changed since."""
+    """Look files up in the newest earlier pool of these settings; None for new or changed ones."""
     for directory in sorted(pools, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             if json.loads((directory / "settings.json").read_text()) != settings:
@@ -236,7 +236,7 @@ def _check_space(directory: Path, count: int, side: int) -> None:
 def _write(
     directory: Path, judged: Generator[Judged], progress: Callable[[int], None]
 ) -> list[Entry]:
-    """Write what makes a pool into a directory of its own: pixels, index, what was left out."""
+    """Write a pool into an empty directory: pixels, index, what was left out."""
     done: list[Entry] = []
     kept: dict[int, str] = {}
     with open(directory / "images", "wb") as images, closing(judged):
@@ -259,11 +259,11 @@ def _write(
 
 
 def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `pool` to train on, and rows of `val_pool` to validate on: from one to 256.
+    """Choose rows of `pool` to train on, and from one to 256 rows of `val_pool` to validate on.
 
-    Where both are the same pool, a fraction of it validates. Sides are chosen by the files'
-    content, so that a photograph stays on its own when others are added to the folder, unless
-    there are more than 256; what both pools hold is not trained on.
+    If both are the same pool, a fraction of it validates. The files' content decides which, so a
+    photograph stays on its side when others are added, unless there are more than 256. What both
+    pools hold is not trained on.
 
     Raises:
         DataError: too few are left for one batch.
@@ -284,16 +284,16 @@ def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.n
 
 
 def label_names(pool: Pool, rows: np.ndarray) -> tuple[str, ...]:
-    """What photographs are of, by the first folder of their paths, in alphabetical order.
+    """List the labels: first folders of the photographs' paths, in alphabetical order.
 
-    Of the folders that hold 20 of these rows at least; not of `unlabelled`.
+    A label needs 20 of these rows; `unlabelled` is none.
     """
     counts = Counter(_folder(pool.paths[row]) for row in rows)
     return tuple(sorted(name for name in counts if name and counts[name] >= FEWEST))
 
 
 def label_numbers(pool: Pool, names: tuple[str, ...]) -> np.ndarray:
-    """The place of each photograph's label in the names, int32 `N`; −1 where it has none."""
+    """Give the place of each photograph's label among the names: int32 `N`, −1 for none."""
     places = {name: place for place, name in enumerate(names)}
     return np.array([places.get(_folder(path), -1) for path in pool.paths], np.int32)
 
@@ -306,13 +306,13 @@ def _folder(path: str) -> str:
 
 @jax.jit
 def _statistics(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A picture `S S 3` of uint8 → its mean ab, and how many of its pixels each bin has."""
+    """Measure a picture `S S 3` of uint8: its mean ab, and its pixels in each bin."""
     ab = color.rgb_to_lab(image / 255.0)[..., 1:]
     return ab.mean((0, 1)), palette.histogram(ab)
 
 
 def color_statistics(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours of up to 4,096 photographs, evenly spread over the rows.
+    """Measure the colours of up to 4,096 photographs, evenly spread over the rows.
 
     Returns:
         Their mean ab, of shape 2, and their pixels in each bin, `261`.
@@ -323,9 +323,9 @@ def color_statistics(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def device_put_rows(array: np.ndarray, rows: np.ndarray, sharding=None) -> jax.Array:
-    """Some rows of an array on the device, or on each device its part of them.
+    """Put rows of an array on the device, or on each device its part of them.
 
-    A process reads what its own devices are given, nothing else.
+    A process reads what its own devices get, nothing else.
     """
     if sharding is None:
         return jax.device_put(array[rows])
@@ -343,10 +343,10 @@ def batches(
     last: int,
     sharding=None,
 ) -> Generator[tuple[jax.Array, jax.Array]]:
-    """Batches `first` up to `last` on the device, each gathered one ahead.
+    """Yield batches `first` up to `last` on the device, each gathered one ahead.
 
-    Photographs `B S S 3` uint8, and their labels, int32 `B`. Each epoch takes all rows in a new
-    order that follows from the seed, less what is left over after the last whole batch.
+    A batch is photographs `B S S 3` uint8 and their labels, int32 `B`. Each epoch takes all rows in
+    a new order that follows from the seed, but for those left over after the last whole batch.
 
     Args:
         pool: where from.

@@ -31,7 +31,7 @@ VALIDATIONS = 20  # unless --validate-every says otherwise
 MOST_STEPS = 2**31 - 1  # in int32
 FEWEST_PIXELS = 2**17  # in a step that a CPU's cores had better share as two devices
 
-Agree = Callable[[Any], Any]  # a number → the greatest that any process has for it
+Agree = Callable[[Any], Any]  # a number → the greatest of all processes'
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Run:
             os.replace(copy, self.out / "trunk.safetensors")
 
     def keep_best(self, measured: Measured) -> bool:
-        """Keep the weights if none before were better; whether they are."""
+        """Keep the weights if they are the best so far; tell whether they are."""
         score, done = self.agree(self.selection_score(measured)), int(self.state.step)
         better = score > self.progress["best"]
         if not better:
@@ -113,7 +113,7 @@ def open_run(given: dict[str, Any], agree: Agree = lambda value: value) -> Run:
 
 
 def _begin(given: dict[str, Any], agree: Agree) -> Run:
-    """A new run; what it wrote is removed if it cannot begin."""
+    """Begin a new run; what it wrote is removed if it cannot begin."""
     settings = config.resolve(given)
     if not settings.data:
         raise ConfigError("--data is missing: name a folder of colour photographs")
@@ -183,7 +183,7 @@ def _branch(trunk: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[str, 
 
 
 def _before_the_fall(out: Path) -> tuple[Path, int]:
-    """The newest state of a wsd run whose rate had not begun to fall, and its step."""
+    """Find the newest state of a wsd run from before its rate fell, and its step."""
     for name in ("newest.safetensors", "trunk.safetensors"):
         if (out / name).exists():
             done, total = checkpoint.read_steps(out / name)
@@ -193,7 +193,7 @@ def _before_the_fall(out: Path) -> tuple[Path, int]:
 
 
 def _placement(settings: TrainConfig) -> tuple[NamedSharding, NamedSharding]:
-    """Where the state and the batches go."""
+    """Choose where the state and the batches go."""
     devices = settings.devices
     if not devices and jax.default_backend() == "cpu" and jax.process_count() == 1:
         few = settings.batch * settings.size**2 < FEWEST_PIXELS
@@ -272,7 +272,7 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
 
 
 def _load_pool(folder: str, settings: TrainConfig) -> data.Pool:
-    """The folder's pool, with a bar while it is packed."""
+    """Load the folder's pool, with a bar while it is packed."""
     cache = device.cache_directory() / "pools"
     with closing(report.Bar("packing")) as bar:
         return data.load_pool(
@@ -281,7 +281,7 @@ def _load_pool(folder: str, settings: TrainConfig) -> data.Pool:
 
 
 def _labels(settings: TrainConfig, pool: data.Pool, rows: np.ndarray) -> tuple[str, ...]:
-    """What the photographs to train on show, by their folders."""
+    """List what the photographs to train on show, by their folders."""
     labels = data.label_names(pool, rows)
     if len(labels) < 2:
         raise data.DataError(
@@ -296,7 +296,7 @@ def _labels(settings: TrainConfig, pool: data.Pool, rows: np.ndarray) -> tuple[s
 def _starting_weights(
     settings: TrainConfig,
 ) -> tuple[Params | None, tuple[str, ...], Params | None]:
-    """What a run begins with: a network's parameters and their labels, or those of an encoder."""
+    """Load what a run begins with: parameters and their labels, or an encoder's parameters."""
     network = dataclasses.replace(settings.network_config, labels=())
     if settings.encoder:
         shapes = model.shapes(network)["encoder"]
@@ -321,7 +321,7 @@ def _starting_weights(
 
 
 def with_labels(params: Params, before: tuple[str, ...], network: NetworkConfig) -> Params:
-    """Parameters for a network of other labels: its classifier is new, or left away."""
+    """Fit parameters to a network of other labels: its classifier is new, or dropped."""
     if before == network.labels:
         return params
     if before:
@@ -332,13 +332,13 @@ def with_labels(params: Params, before: tuple[str, ...], network: NetworkConfig)
 
 
 def _newest(out: Path) -> Path | None:
-    """The newest state in a run's directory, or the one before it if only that is left."""
+    """Find the newest state in a run's directory, or the one before it if only that is left."""
     paths = (out / f"{name}.safetensors" for name in ("newest", "previous"))
     return next((path for path in paths if path.exists()), None)
 
 
 def _restore(newest: Path, like: Any, settings: TrainConfig) -> tuple[Any, dict[str, Any]]:
-    """The state that a run goes on from: the newest, unless it is damaged or has come too far."""
+    """Read the state to go on from: the newest, unless it is damaged or has come too far."""
     previous = newest.with_name("previous.safetensors")
     try:
         state, progress = checkpoint.restore_state(newest, like)
@@ -365,13 +365,13 @@ def _restore(newest: Path, like: Any, settings: TrainConfig) -> tuple[Any, dict[
 
 
 def _with_total(state: Any, total: int) -> Any:
-    """The same state of a run of so many steps."""
+    """Set how many steps the run has."""
     placed = jax.device_put(jnp.int32(total), state.total_steps.sharding)
     return dataclasses.replace(state, total_steps=placed)
 
 
 def _total_steps(run: Run) -> int:
-    """How many steps --steps, --minutes or --epochs come to."""
+    """Compute how many steps --steps, --minutes or --epochs come to."""
     settings = run.config
     if settings.steps:
         return settings.steps
@@ -397,9 +397,9 @@ def _total_steps(run: Run) -> int:
 
 
 def seconds_per_call(function: Callable[[], object], seconds: float, agree: Agree) -> float:
-    """Mean time of a call over about as many seconds, the first two (compilation) apart.
+    """Time a call: its mean over about so many seconds, after two calls that compile.
 
-    All processes make as many calls, since each may wait for what the others send.
+    All processes make as many calls, since each may wait for the others.
     """
 
     def timed(calls: int) -> float:
