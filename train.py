@@ -39,7 +39,7 @@ class Interrupt:
 
 
 def train(run: Run) -> int:
-    """The loop: steps, validations, checkpoints; the exit status."""
+    """Take the run's steps, validate, save; the exit status."""
     settings, first, total = run.config, int(run.state.step), run.total
     log_every = max(1, min(100, total // 200))
     size = sum(parameter.size for parameter in jax.tree.leaves(run.state.params))
@@ -131,7 +131,7 @@ def train(run: Run) -> int:
 
 
 def out_of_patience(run: Run) -> bool:
-    """Whether validation has not improved for as long as the run shall wait."""
+    """Tell whether validation has not improved for as long as the run shall wait."""
     return 0 < run.config.patience <= run.progress["stale"]
 
 
@@ -161,7 +161,7 @@ def validate(run: Run, text: str) -> None:
 
 
 def finish(run: Run) -> int:
-    """Say what was written and how to use it."""
+    """Say what was written and how to use it; the exit status."""
     weights = run.out / "weights.safetensors"
     print(f"the best weights are those of step {run.progress['best_step']}\nwrote")
     for name in (weights.name, "newest.safetensors", "log.jsonl", "config.json", "strip.png"):

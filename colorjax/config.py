@@ -1,4 +1,4 @@
-"""A training run's configuration: each option declared once; its presets and its command line."""
+"""A training run's configuration, each option declared once; the presets; the command line."""
 
 import argparse
 import dataclasses

@@ -343,20 +343,11 @@ def batches(
     last: int,
     sharding=None,
 ) -> Generator[tuple[jax.Array, jax.Array]]:
-    """Yield batches `first` up to `last` on the device, each gathered one ahead.
+    """Yield batches `first` up to `last` of a run on the device, each gathered one ahead.
 
-    A batch is photographs `B S S 3` uint8 and their labels, int32 `B`. Each epoch takes all rows in
-    a new order that follows from the seed, but for those left over after the last whole batch.
-
-    Args:
-        pool: where from.
-        labels: as `label_numbers` gives them.
-        rows: which of its photographs.
-        batch: B, at most as many as there are rows.
-        seed: of the run.
-        first: the step of the first batch.
-        last: the step before which to end.
-        sharding: where to put them.
+    A batch is photographs `B S S 3` uint8 of the pool and their labels, int32 `B`. Each epoch takes
+    all rows in a new order that follows from the seed, but for those left over after its last whole
+    batch.
     """
     per_epoch = len(rows) // batch
 

@@ -43,13 +43,8 @@ def color_loss(
 ) -> jax.Array:
     """Compute the loss of a network's output against the true colours.
 
-    Args:
-        head: of the network: "ab" is trained by squared error, "bins" by cross-entropy and, beside
-            it, the error of the decoded colour.
-        output: of the network.
-        target: true ab.
-        bin_weights: see `cross_entropy`.
-        huber_weight: of the decoded colour's error.
+    Head "ab" is trained by squared error; "bins" by cross-entropy and, beside it, `huber_weight`
+    times the error of the decoded colour.
     """
     if head == "ab":
         return mean_squared_error(output, target)

@@ -54,7 +54,7 @@ class Run:
     from_weights: bool  # begun from whole weights, which are worth measuring before they change
 
     def validates(self, done: int) -> bool:
-        """Whether to validate after so many steps."""
+        """Tell whether to validate after so many steps."""
         every = self.config.validate_every or max(1, -(-self.total // VALIDATIONS))
         return done == self.total or done % every == 0
 
@@ -95,9 +95,7 @@ class Run:
 def open_run(given: dict[str, Any], agree: Agree = lambda value: value) -> Run:
     """Begin a run, go on with it (`resume`), or branch one off (`cool_down`), as was typed.
 
-    Args:
-        given: what `config.train_parser` found on the command line.
-        agree: among several processes.
+    `given` is what `config.train_parser` found; several processes `agree` on numbers.
 
     Raises:
         ConfigError, data.DataError, checkpoint.WeightsError: as `train.main` says them.
@@ -138,7 +136,7 @@ def _check_new(out: Path) -> None:
 
 
 def _saved(directory: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[str, str] | None]:
-    """The configuration to go on with from a run's directory, and its pools' fingerprints."""
+    """Read a run's directory: the configuration to go on with, and its pools' fingerprints."""
     try:
         saved = json.loads((directory / "config.json").read_text())
         if not saved["config"]["data"]:

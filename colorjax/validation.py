@@ -43,7 +43,7 @@ class Measured:
     psnr_constant: float  # of one colour everywhere
 
     def figures(self) -> dict[str, float]:
-        """All the numbers, to five digits."""
+        """List all the numbers, to five digits."""
         values = vars(self) | {
             "rarity_power": self.decoding.rarity_power,
             "saturation": self.decoding.saturation,
@@ -61,14 +61,14 @@ def selection_score(measured: Measured) -> float:
 
 
 def upsample_and_merge(lightness: Array, ab: Array) -> jax.Array:
-    """Lightness `B H W` with ab `B h w 2` scaled up bicubically → sRGB `B H W 3` of 8-bit steps."""
+    """Merge lightness `B H W` and ab `B h w 2`, scaled up bicubically: sRGB `B H W 3`, 8 bits."""
     ab = jax.image.resize(ab, (*lightness.shape, 2), "cubic")
     lab = jnp.concatenate([lightness[..., None], ab], axis=-1)
     return jnp.round(255 * color.fit_gamut(lab)) / 255
 
 
 def centre_crops(images: Array, size: int) -> jax.Array:
-    """`B S S 3` uint8 → the centre `B size size 3` in 0…1."""
+    """Crop the centre of `B S S 3` uint8: `B size size 3` in 0…1."""
     start = (images.shape[1] - size) // 2
     return jnp.asarray(images[:, start : start + size, start : start + size], jnp.float32) / 255
 
@@ -95,13 +95,13 @@ def evaluate(
         decoding = Decoding(rarity_power=power, bin_weights=bin_weights)  # type: ignore - traced
         return palette.decode(output, config.head, decoding)
 
-    # One after another: all at once would need more memory than a training step.
+    # One power after another: all at once would need more memory than a training step.
     return losses, jax.lax.map(decoded, powers), label
 
 
 @partial(jax.jit, static_argnums=0)
 def downsampled_truth(config: TrainConfig, images: Array) -> jax.Array:
-    """Centre crops of `B S S 3` uint8 pictures as Lab `B h w 3` at the network's output size."""
+    """Scale centre crops of `B S S 3` uint8 down to the network's output: Lab `B h w 3`."""
     rgb = centre_crops(images, config.size)
     return step.downsampled_lab(config, color.lightness(rgb), rgb)
 
@@ -118,16 +118,11 @@ class Validation:
         bin_weights: Array,
         labels: np.ndarray | None = None,
     ):
-        """Take photographs, and measure the two answers that need no network.
+        """Take these rows of the pool, and measure the two answers that need no network.
 
-        Args:
-            config: of the run; its colourfulness, as a fraction of the truth's, is what `measure`
-                calibrates to; 0 leaves the colours as predicted.
-            pool: where the photographs are.
-            rows: which of them, at least one.
-            constant_ab: one ab for everything, of shape 2: the training photographs' mean.
-            bin_weights: `261`, of the training photographs.
-            labels: of all photographs of the pool, as `data.label_numbers` gives them.
+        `constant_ab`, of shape 2, is the one colour, and `bin_weights` are `261`: both of the
+        training photographs. `labels` are of all photographs of the pool. `measure` calibrates to
+        `config.colorfulness`, a fraction of the truth's; 0 leaves the colours as predicted.
         """
         self._labels = np.full(len(rows), -1) if labels is None else labels[rows]
         self._config, self._bin_weights = config, np.asarray(bin_weights)
@@ -145,7 +140,7 @@ class Validation:
         self.psnr_constant = float(_psnr(self.truth, np.reshape(constant_ab, (1, 1, 1, 2))))
 
     def predict(self, params: Params) -> tuple[float, np.ndarray, np.ndarray | None]:
-        """The objective's mean, ab `K N h w 2` for each of the powers, and labels `N`."""
+        """Predict all photographs: mean loss, ab `K N h w 2` for each of `K` powers, labels `N`."""
         several = self._config.colorfulness and self._config.head == "bins"
         powers = np.array(POWERS if several else (0.0,), np.float32)
         parts = [
@@ -199,10 +194,10 @@ class Validation:
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
         """Choose the rarity power, by its place in `POWERS`, and the saturation.
 
-        For each power, bisection finds the saturation that reaches the target colourfulness, a
-        mean absolute one at the network's output size. The largest power whose PSNR is within
-        0.05 dB of the best is kept. A network that knows nothing yet would need more than the
-        largest saturation with every power: it gets the first power, and that saturation.
+        For each power, bisection finds the saturation that reaches the target: the mean absolute
+        colourfulness at the network's output size. The largest power whose PSNR is within 0.05 dB
+        of the best is kept. If every power needs more than the largest saturation, as in a network
+        that knows nothing yet, the first power gets that.
         """
         target, candidates = self._config.colorfulness * self._cf_truth, []
         for index, answer in enumerate(ab):
@@ -221,9 +216,9 @@ class Validation:
 
 @jax.jit
 def _psnr(truth: jax.Array, ab: jax.Array) -> jax.Array:
-    """Mean PSNR of ab `N h w 2` or `1 1 1 2`, one picture after another, which bounds memory.
+    """Average the PSNR of ab `N h w 2` or `1 1 1 2`, one picture after another: less memory.
 
-    A photograph counts 60 at most: an all-black one would be infinite.
+    A photograph counts 60 dB at most; an all-black one would be infinite.
     """
 
     def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -243,19 +238,19 @@ def _fitted(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
 
 @jax.jit
 def _colorfulness(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
-    """Mean absolute colourfulness of ab times a saturation, at the lightness of `lab`."""
+    """Average the absolute colourfulness of ab times a saturation, at the lightness of `lab`."""
     return color.colorfulness(_fitted(lab, ab, saturation), absolute=True).mean()
 
 
 @jax.jit
 def _distance_histogram(lab: jax.Array, ab: jax.Array) -> jax.Array:
-    """The distances of a picture's ab from `lab`, by which AuC is measured."""
+    """Count a picture's pixels by the distance of ab from `lab`, for AuC."""
     fitted = color.rgb_to_lab(_fitted(lab, ab, jnp.float32(1)))
     return metrics.distance_histogram(fitted[..., 1:], lab[..., 1:])
 
 
 @jax.jit
 def _small_psnr(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
-    """Mean PSNR in dB of ab times a saturation, at the network's output size; 60 at most each."""
+    """Average the PSNR of ab times a saturation at the output's size, 60 dB at most each."""
     psnr = metrics.psnr(_fitted(lab, ab, saturation), color.fit_gamut(lab))
     return jnp.minimum(psnr, 60).mean()

@@ -72,16 +72,10 @@ def _graph(reduction: int) -> nnx.GraphDef:
 def discriminate(
     config: TrainConfig, discriminator: Params, lightness: jax.Array, ab: jax.Array
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Score colours by the discriminator.
-
-    Args:
-        config: of the run whose colours it judges.
-        discriminator: its parameters.
-        lightness: `B H W`, L* in 0…100, H and W multiples of the network's reduction.
-        ab: `B h w 2`, so many times smaller.
+    """Score ab `B h w 2` at lightness `B H W`, L* in 0…100: H = h times the network's reduction.
 
     Returns:
-        Scores `B y x`, higher the truer it takes them for, and the features of its layers.
+        Scores `B y x`, higher the truer the colours look, and the features of the layers.
     """
     reduction = config.network_config.reduction
     x = space_to_depth(lightness[..., None] / 50 - 1, reduction)
