@@ -156,6 +156,7 @@ def load_pool(
         say(f"{len(pool)} photographs, packed before in {index.parent}")
         return pool
 
+    origin = [*settings, str(folder.resolve())]
     kind = f"{folder.resolve().name}-{side}px-"
     directory = cache / (kind + fingerprint)
     others = [path for path in cache.glob("*") if path.name.startswith(kind)]
@@ -175,7 +176,7 @@ def load_pool(
         if all(entry.cause for entry in done):
             causes = Counter(entry.cause for entry in done)
             raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
-        (Path(building) / "settings.json").write_text(json.dumps(settings))
+        (Path(building) / "settings.json").write_text(json.dumps(origin))
         try:
             os.rename(building, directory)
         except OSError:
@@ -185,7 +186,7 @@ def load_pool(
     say(f"{len(pool)} photographs packed")
     if pool.left_out:
         say(f"left out: {_counted(pool.left_out)}, listed in {directory / 'left-out.txt'}")
-    if unused := [path for path in others if _is_unused(path)]:
+    if unused := [path for path in others if _is_unused(path, origin)]:
         size = sum(file.stat().st_size for path in unused for file in path.glob("*")) / 1e6
         say(
             f"pools of this folder as it was before, {size:.0f} MB, are no longer used; remove "
@@ -194,21 +195,30 @@ def load_pool(
     return pool
 
 
-def _is_unused(pool: Path) -> bool:
-    """Tell a pool that is whole, or whose packing was killed, from one packed right now."""
-    if ".tmp-" not in pool.name:
-        return True
-    return time.time() - max(entry.stat().st_mtime for entry in (pool, *pool.glob("*"))) > 86400
+def _is_unused(pool: Path, origin: list) -> bool:
+    """Tell a pool of this origin, or one whose packing was killed, from those of others."""
+    if ".tmp-" in pool.name:  # a packing that goes on writes all the time
+        newest = max(entry.stat().st_mtime for entry in (pool, *pool.glob("*")))
+        return time.time() - newest > 86400
+    return _origin(pool) == origin
+
+
+def _origin(pool: Path) -> list:
+    """Read a pool's settings, and the folder it is of; older ones do not say that."""
+    try:
+        return json.loads((pool / "settings.json").read_text())
+    except (OSError, ValueError):  # half packed, or damaged
+        return []
 
 
 def _earlier(pools: list[Path], settings: list) -> Callable[[Entry], Judged | None]:
     """Look files up in the newest earlier pool of these settings; None for new or changed ones."""
     for directory in sorted(pools, key=lambda path: path.stat().st_mtime, reverse=True):
+        if _origin(directory)[: len(settings)] != settings:
+            continue
         try:
-            if json.loads((directory / "settings.json").read_text()) != settings:
-                continue
             pool, entries = _load(directory, settings[1], "")
-        except (OSError, ValueError):  # half packed, or damaged
+        except (OSError, ValueError):  # damaged
             continue
         rows = iter(pool.images)
         known = {

@@ -107,14 +107,17 @@ def test_one_new_photograph_is_all_that_is_decoded(photographs, tmp_path, monkey
 
 def test_pools_that_others_use_are_not_named(photographs, tmp_path):
     pack(photographs, tmp_path, side=32)
-    folder = tmp_path / "copy"
+    folder, namesake = tmp_path / "copy", tmp_path / "elsewhere/copy"
     shutil.copytree(photographs, folder)
+    shutil.copytree(photographs / "flowers", namesake)
+    others = [pack(namesake, tmp_path)[0], pack(folder, tmp_path, min_colorfulness=1)[0]]
     directory = tmp_path / "pools" / f"{folder.name}-24px-0123456789abcdef.tmp-x"
     directory.mkdir()  # of a packing that goes on right now
     assert not any("no longer" in line for line in pack(folder, tmp_path)[1])
     os.utime(directory, (0, 0))  # of one that was killed
     Image.fromarray(picture(99)).save(folder / "a.png")
-    assert any(str(directory) in line for line in pack(folder, tmp_path)[1])
+    *_, said = pack(folder, tmp_path)[1]
+    assert str(directory) in said and not any(str(pool.directory) in said for pool in others)
 
 
 def test_a_default_given_explicitly_or_another_name_of_the_folder_packs_nothing_anew(
