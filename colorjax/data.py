@@ -197,10 +197,13 @@ def load_pool(
 
 def _is_unused(pool: Path, origin: list) -> bool:
     """Tell a pool of this origin, or one whose packing was killed, from those of others."""
-    if ".tmp-" in pool.name:  # a packing that goes on writes all the time
+    if ".tmp-" not in pool.name:
+        return _origin(pool) == origin
+    try:  # a packing that goes on writes all the time
         newest = max(entry.stat().st_mtime for entry in (pool, *pool.glob("*")))
-        return time.time() - newest > 86400
-    return _origin(pool) == origin
+    except FileNotFoundError:  # it has ended by now
+        return False
+    return time.time() - newest > 86400
 
 
 def _origin(pool: Path) -> list:

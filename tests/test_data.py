@@ -197,6 +197,17 @@ def test_two_may_pack_one_folder_at_once(photographs, tmp_path):
     assert len(list((tmp_path / "pools").iterdir())) == 1  # nothing is left of either
 
 
+def test_another_packing_may_end_meanwhile(photographs, tmp_path):
+    directory = tmp_path / "pools" / f"{photographs.name}-24px-0123456789abcdef.tmp-x"
+    directory.mkdir(parents=True)
+
+    def ends(done, total):
+        if done == 20:
+            directory.rmdir()
+
+    assert len(pack(photographs, tmp_path, progress=ends)[0]) == 40
+
+
 def test_all_photographs_train_or_validate():
     """Of a large folder 256 validate, and all others train."""
     count = 30_000
