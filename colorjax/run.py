@@ -244,7 +244,8 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
     state, progress = jax.device_put(state, whole), {}
     if newest:
         state, progress = _restore(newest, state, settings)
-    if not (out / "weights.safetensors").exists():  # or a branch would have to beat its trunk
+    # A branch has no weights yet: it need not beat its trunk.
+    if not newest or not (out / "weights.safetensors").exists():
         progress = {"best": -math.inf, "best_step": 0, "stale": 0}
     run = Run(
         config=settings,

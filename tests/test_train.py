@@ -309,9 +309,10 @@ def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsy
     before, after = weights(whole), weights(out)
     for name in before:
         np.testing.assert_allclose(after[name], before[name], atol=2e-3)  # one step of lr 1e-3
-    again = tmp_path / "again"  # killed before its first checkpoint
+    again = tmp_path / "again"  # killed after it was measured, before its first checkpoint
     again.mkdir()
-    shutil.copy(out / "config.json", again)
+    for name in ("config.json", "weights.safetensors"):
+        shutil.copy(out / name, again)
     assert train.main(["--out", str(again), "--resume"]) == 0
     for name, value in after.items():
         np.testing.assert_array_equal(weights(again)[name], value)
