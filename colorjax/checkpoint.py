@@ -71,7 +71,7 @@ def _write(path: Path, tensors: Tree, header: Tree, previous: Path | None = None
     What was there is moved to `previous`, or replaced.
     """
     content = safetensors.numpy.save(tensors, {k: json.dumps(v) for k, v in header.items()})
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
