@@ -45,16 +45,11 @@ def save_weights(
     dtype: str = "float32",
     decoding: Decoding | None = None,
 ) -> None:
-    """Write parameters whole or not at all.
+    """Write parameters, a nested dict of arrays, whole or not at all.
 
-    Args:
-        path: of the file, `.safetensors` by custom.
-        params: a nested dict of arrays.
-        network: the network's configuration, JSON.
-        summary: how they were trained, JSON.
-        dtype: of the file's numbers; float16 halves its size.
-        decoding: how their output becomes colour; without it the file is as older ones are, whose
-            summary says so.
+    `network` and `summary` are JSON: the network's configuration, and how it was trained. `dtype` is
+    of the file's numbers; float16 halves its size. Without `decoding` the file is as older ones are,
+    whose summary has that.
     """
     tensors = {name: np.asarray(value).astype(dtype) for name, value in _flat(params).items()}
     header = {"network": network, "summary": summary}
@@ -143,11 +138,7 @@ def load(path: str | Path) -> tuple[Tree, NetworkConfig, Decoding, Tree]:
 
 
 def load_weights(path: str | Path, expected: Tree) -> Tree:
-    """Read parameters as float32.
-
-    Args:
-        path: as `save_weights` wrote it.
-        expected: a nested dict of anything that has a shape: what the network needs.
+    """Read parameters as float32; `expected` is a nested dict of what has the network's shapes.
 
     Raises:
         WeightsError: a part is missing, is one too many, has another shape or is not finite.

@@ -56,15 +56,9 @@ class TrainConfig:
 
     data: str = _option("", "folder of colour photographs, of any nesting")
     out: str = _option("", "run directory to write (default: runs/PRESET)")
-    preset: str = _option(
-        "vivid",
-        "a set of defaults for the options below",
-        choices=("paper", "unet", "vivid", "gan"),
-    )
+    preset: str = _option("vivid", "a set of defaults", choices=("paper", "unet", "vivid", "gan"))
     init: str = _option(
-        "",
-        "weights to start from, 'none' to start from nothing (default: those that ship, in presets "
-        "vivid and gan)",
+        "", "weights to start from, or 'none' (default: those that ship, in presets vivid and gan)"
     )
     encoder: str = _option("", "file of encoder weights to start a new decoder on")
     network: str = _step_option(
@@ -83,10 +77,10 @@ class TrainConfig:
         0, "steps, instead of --epochs", (lambda v: 0 <= v < 2**31, "0 or more and below 2^31")
     )
     minutes: float = _option(0, "time to fill, instead of --epochs", _NOT_NEGATIVE)
+    # At 1 a colour that no photograph of the sample shows would count without bound.
     class_balance: float = _option(
         0.5,
         "weight of rare colours: 0 as often as they occur, 0.95 nearly as the rest",
-        # At 1 a colour that no photograph of the sample shows would count without bound.
         (lambda v: 0 <= v <= 0.95, "between 0 and 0.95"),
     )
     huber: float = _step_option(
@@ -105,19 +99,13 @@ class TrainConfig:
         1e-3, "highest learning rate (default: 0.001; unet 0.002, paper 0.0003)", _POSITIVE
     )
     encoder_lr: float = _step_option(
-        2e-4,
-        "that of the pretrained encoder, 0 freezes it (default: a fifth of --lr)",
-        _NOT_NEGATIVE,
+        2e-4, "that of the encoder, 0 freezes it (default: a fifth of --lr)", _NOT_NEGATIVE
     )
     frozen_blocks: int = _step_option(
-        0,
-        "of the encoder's 16 blocks, how many stay as they are, from the first",
-        (lambda v: 0 <= v <= 16, "from 0 to 16"),
+        0, "first blocks of the encoder to freeze", (lambda v: 0 <= v <= 16, "from 0 to 16")
     )
     schedule: str = _step_option(
-        "wsd",
-        "of the rate: constant, then falling over the last tenth; or a cosine to zero",
-        choices=("wsd", "cosine"),
+        "wsd", "constant rate, falling over the last tenth; or a cosine", choices=("wsd", "cosine")
     )
     weight_decay: float = _step_option(0.01, "of kernels", _NOT_NEGATIVE)
     clip: float = _step_option(1.0, "largest gradient norm", _POSITIVE)
@@ -135,25 +123,18 @@ class TrainConfig:
     )
     val: str = _option("", "folder of photographs to validate on, instead of a part of --data")
     val_fraction: float = _option(
-        0.02,
-        "fraction of --data kept for validation, 256 photographs at most",
-        (lambda v: 0 < v < 1, "above 0 and below 1"),
+        0.02, "fraction of --data to validate on", (lambda v: 0 < v < 1, "above 0 and below 1")
     )
     validate_every: int = _option(
         0, "steps between validations (default: a 20th of the run)", _NOT_NEGATIVE
     )
-    patience: int = _option(
-        0, "stop after as many validations without improvement; 0: never", _NOT_NEGATIVE
-    )
+    patience: int = _option(0, "stop after so many validations without gain", _NOT_NEGATIVE)
     dtype: str = _step_option(
-        "auto",
-        "of the network's computation; auto: bfloat16 on a GPU",
-        choices=("auto", "float32", "bfloat16"),
+        "auto", "to compute in; auto: bfloat16 on a GPU", choices=("auto", "float32", "bfloat16")
     )
     devices: int = _option(
         0,
-        "devices to split each batch over (default: all GPUs; a CPU is two, "
-        "where the batch is even)",
+        "devices to share a batch (default: all GPUs; for even batches a CPU is two)",
         _NOT_NEGATIVE,
     )
     label_names: tuple[str, ...] = ()  # what the photographs' folders are called, with --labels

@@ -124,16 +124,12 @@ def load_pool(
 ) -> Pool:
     """Decode a folder of photographs into a pool, or reuse the one packed before.
 
-    A folder in which some photographs are new has only those decoded.
-
-    Args:
-        folder: of any nesting.
-        side: S; each photograph's short side is scaled to it and its centre square kept.
-        cache: the directory in which pools are kept, one folder each.
-        min_colorfulness: less colourful photographs are left out (Hasler and Süsstrunk's number):
-            a network that learns from grey photographs answers with grey.
-        say: gets a line about each thing done.
-        progress: called with the numbers of files decoded and of all files.
+    A folder in which some photographs are new has only those decoded. The folder may be of any
+    nesting; `cache` is the directory of the pools, one folder each. Each photograph's short side is
+    scaled to `side` and its centre square kept. Those less colourful than `min_colorfulness`
+    (Hasler and Süsstrunk's number) are left out: a network that learns from grey photographs
+    answers with grey. `say` gets a line about each thing done; `progress` gets the numbers of files
+    decoded and of all files.
 
     Raises:
         DataError: the folder is missing, or holds no photograph that can be used; the disk is too
