@@ -47,9 +47,9 @@ def save_weights(
 ) -> None:
     """Write parameters, a nested dict of arrays, whole or not at all.
 
-    `network` and `summary` are JSON: the network's configuration, and how it was trained. `dtype` is
-    of the file's numbers; float16 halves its size. Without `decoding` the file is as older ones are,
-    whose summary has that.
+    `network` and `summary` are JSON: the network's configuration, and how it was trained. `dtype`
+    is of the file's numbers; float16 halves its size. Without `decoding` the file is as older ones
+    are, whose summary has that.
     """
     tensors = {name: np.asarray(value).astype(dtype) for name, value in _flat(params).items()}
     header = {"network": network, "summary": summary}
