@@ -15,13 +15,7 @@ from colorjax.color import Array
 def random_crops(key: jax.Array, images: Array, size: int) -> jax.Array:
     """Crop random windows of half to all of each picture, mirror half of them, scale to `size`.
 
-    Args:
-        key: a random key.
-        images: `B S S 3` uint8.
-        size: of the result.
-
-    Returns:
-        `B size size 3` in 0…1. Scaling is bilinear and antialiased.
+    `B S S 3` uint8 → `B size size 3` in 0…1. Scaling is bilinear and antialiased.
     """
     source = images.shape[1]
     lengths, tops, lefts, mirror = (

@@ -70,8 +70,7 @@ class Run:
     def keep_best(self, measured: Measured) -> bool:
         """Keep the weights if they are the best so far; tell whether they are."""
         score, done = self.agree(self.selection_score(measured)), int(self.state.step)
-        better = score > self.progress["best"]
-        if not better:
+        if score <= self.progress["best"]:
             self.progress["stale"] += 1
             return False
         self.progress = {"best": score, "best_step": done, "stale": 0}
@@ -113,11 +112,10 @@ def open_run(given: dict[str, Any], agree: Agree = lambda value: value) -> Run:
 def _begin(given: dict[str, Any], agree: Agree) -> Run:
     """Begin a new run; what it wrote is removed if it cannot begin."""
     settings = config.resolve(given)
+    settings = dataclasses.replace(settings, dtype=settings.compute_dtype)
     if not settings.data:
         raise ConfigError("--data is missing: name a folder of colour photographs")
-    out = Path(settings.out)
-    _check_new(out)
-    settings = dataclasses.replace(settings, dtype=settings.compute_dtype)
+    _check_new(out := Path(settings.out))
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     _write_config(settings, None)  # before packing, so that a run killed there can be resumed
@@ -217,9 +215,9 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
     pool = _load_pool(settings.data, settings)
     val_pool = _load_pool(settings.val, settings) if settings.val else pool
     rows, held_out = data.split(pool, val_pool, settings.val_fraction, settings.batch)
-    found = {"data": pool.fingerprint, "val": val_pool.fingerprint}
-    if pools and pools != found:
-        changed = [name for name in found if pools.get(name) != found[name]]
+    fingerprints = {"data": pool.fingerprint, "val": val_pool.fingerprint}
+    if pools and pools != fingerprints:
+        changed = [name for name in fingerprints if pools.get(name) != fingerprints[name]]
         folders = " and ".join(getattr(settings, n) or settings.data for n in changed)
         raise ConfigError(
             f"the photographs in {folders}, or how colorjax packs them, have changed since the "
@@ -228,7 +226,7 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
         )
     if settings.labels:
         settings = dataclasses.replace(settings, label_names=_labels(settings, pool, rows))
-    _write_config(settings, found)
+    _write_config(settings, fingerprints)
     network = settings.network_config
     algorithm, score = step, selection_score
     if settings.preset == "gan":

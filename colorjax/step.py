@@ -114,15 +114,11 @@ def create_state(
     histogram: Array | None = None,
     encoder: Params | None = None,
 ) -> TrainState:
-    """Make a state at step 0.
+    """Make a state at step 0 of a schedule that ends at `total_steps`.
 
-    Args:
-        config: of the run.
-        total_steps: where the learning rate's schedule ends.
-        params: new ones unless given. New ones of a network with bins predict the bins'
-            frequencies, the best answer without looking, rather than learn those first.
-        histogram: of the photographs' colours, `261`; even unless given.
-        encoder: of new parameters; random unless given.
+    Parameters are new unless `params` are given; new ones may have an `encoder`'s. In a network
+    with bins new ones predict the bins' frequencies, the best answer without looking, rather than
+    learn those first. `histogram` `261` is of the photographs' colours, even unless given.
     """
     histogram = np.ones(model.BINS) if histogram is None else histogram
     bin_weights = palette.bin_weights(histogram, 1 - config.class_balance)
@@ -172,12 +168,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Take a step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
 
-    Args:
-        config: of the run.
-        state: before it.
-        images: the pictures.
-        labels: `B`, the place of each one's label among the network's, −1 for none; a network
-            without labels ignores them.
+    `labels` `B` are places among the network's labels, −1 for none; a network without ignores them.
 
     Returns:
         The next state, and scalars: the loss, and the gradient's norm before clipping.

@@ -23,11 +23,8 @@ from colorjax.config import ConfigError, resolve
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Find the others, before anything else is done with JAX.
 
-    Args:
-        coordinator: HOST:PORT of the first process; "auto" asks the cluster (Slurm, Open MPI, …)
-            for everything.
-        processes: how many there are.
-        process: which of them this is, from 0.
+    `coordinator` is HOST:PORT of the first of `processes`; `process` is the place of this one, from
+    0. "auto" asks the cluster (Slurm, Open MPI, …) for all three.
 
     Raises:
         ConfigError: they cannot be joined.
