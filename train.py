@@ -39,7 +39,7 @@ class Interrupt:
 
 
 def train(run: Run) -> int:
-    """The loop: steps, validations, checkpoints; the exit status."""
+    """Take the run's steps, validate, save; the exit status."""
     settings, first, total = run.config, int(run.state.step), run.total
     log_every = max(1, min(100, total // 200))
     size = sum(parameter.size for parameter in jax.tree.leaves(run.state.params))
@@ -131,13 +131,13 @@ def train(run: Run) -> int:
 
 
 def out_of_patience(run: Run) -> bool:
-    """Whether validation has not improved for as long as the run shall wait."""
+    """Tell whether validation has not improved for as long as the run shall wait."""
     return 0 < run.config.patience <= run.progress["stale"]
 
 
 def validate(run: Run, text: str) -> None:
     """Measure, show and log; keep the weights if they are the best so far."""
-    done, asked = int(run.state.step), run.config.colorfulness
+    done = int(run.state.step)
     try:
         measured = run.validation.measure(step.local(run.state.ema), SAMPLES)
     except FloatingPointError as error:
@@ -145,22 +145,23 @@ def validate(run: Run, text: str) -> None:
     better = run.keep_best(measured)
     report.sample_grid(run.out, done, run.validation.truth[:SAMPLES], measured.samples)
     report.log(run.out, step=done, **measured.figures())
-    more = f", {measured.psnr_calibrated:.2f} dB at {asked:g} of it" if asked else ""
+    calibrated = labels = ""
+    if asked := run.config.colorfulness:
+        calibrated = f", {measured.psnr_calibrated:.2f} dB at {asked:g} of it"
     if measured.label_accuracy is not None:
-        more += (
-            f", {measured.label_accuracy:.0%} of labels right (chance {measured.label_chance:.0%})"
-        )
+        right, chance = measured.label_accuracy, measured.label_chance
+        labels = f", {right:.0%} of labels right (chance {chance:.0%})"
     print(
         f"step {done}: validation {measured.psnr:.2f} dB (grey {measured.psnr_grey:.2f}, "
         f"constant ab {measured.psnr_constant:.2f}) at {measured.colorfulness:.2f} of the "
-        f"truth's colourfulness{more}, AuC {measured.auc:.2f} %"
+        f"truth's colourfulness{calibrated}{labels}, AuC {measured.auc:.2f} %"
         f"{'; the best so far' if better else ''}  {text}",
         flush=True,
     )
 
 
 def finish(run: Run) -> int:
-    """Say what was written and how to use it."""
+    """Say what was written and how to use it; the exit status."""
     weights = run.out / "weights.safetensors"
     print(f"the best weights are those of step {run.progress['best_step']}\nwrote")
     for name in (weights.name, "newest.safetensors", "log.jsonl", "config.json", "strip.png"):
@@ -173,19 +174,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     given = vars(config.train_parser().parse_args(argv))
     try:
-        together = [given.pop(name, None) for name in ("coordinator", "processes", "process")]
-        agree = _alone
-        if any(value is not None for value in together):
-            from colorjax.extra import distributed  # needed by several processes alone
-
-            distributed.join(*together)
-            given = distributed.silenced(given)
-            agree = distributed.max_over_processes
-        else:
-            device.use_two_cpu_devices()
         device.keep_memory()
         device.use_compilation_cache()
-        return train(open_run(given, agree))
+        together = [given.pop(name, None) for name in ("coordinator", "processes", "process")]
+        if together == [None, None, None]:
+            device.use_two_cpu_devices()
+            return train(open_run(given))
+        from colorjax.extra import distributed  # needed by several processes alone
+
+        distributed.join(*together)
+        return train(open_run(distributed.silenced(given), distributed.max_over_processes))
     except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -203,10 +201,6 @@ def main(argv: list[str] | None = None) -> int:
         print("train.py: interrupted at once, without saving", file=sys.stderr)
         return 130
     return 2
-
-
-def _alone(value: Any) -> Any:
-    return value
 
 
 if __name__ == "__main__":

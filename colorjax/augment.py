@@ -13,15 +13,9 @@ from colorjax.color import Array
 
 
 def random_crops(key: jax.Array, images: Array, size: int) -> jax.Array:
-    """Random windows of half to all of each picture, half of them mirrored, scaled to `size`.
+    """Crop random windows of half to all of each picture, mirror half of them, scale to `size`.
 
-    Args:
-        key: a random key.
-        images: `B S S 3` uint8.
-        size: of the result.
-
-    Returns:
-        `B size size 3` in 0…1. Scaling is bilinear and antialiased.
+    `B S S 3` uint8 → `B size size 3` in 0…1. Scaling is bilinear and antialiased.
     """
     source = images.shape[1]
     lengths, tops, lefts, mirror = (
@@ -43,7 +37,7 @@ def _chosen(key: jax.Array, batch: int, probability: float) -> jax.Array:
 
 
 def film_lightness(key: jax.Array, rgb: Array, probability: float) -> jax.Array:
-    """Lightness `B H W` as a film would have recorded it.
+    """Compute lightness `B H W` as a film would have recorded it.
 
     With this probability a picture is seen through a random mix of linear R, G and B instead of
     the eye's luminance: film before the 1920s was blind to red, later film had other weaknesses.
@@ -56,7 +50,7 @@ def film_lightness(key: jax.Array, rgb: Array, probability: float) -> jax.Array:
 
 
 def _block_noise(lightness: Array, step: jax.Array) -> jax.Array:
-    """What JPEG's quantisation leaves: cosine coefficients of 8×8 blocks rounded to `step`."""
+    """Quantise as JPEG does: round the cosine coefficients of 8×8 blocks to `step`."""
     batch, height, width = lightness.shape
     pad = ((0, 0), (0, -height % 8), (0, -width % 8))
     n = jnp.arange(8)
@@ -74,7 +68,7 @@ def _block_noise(lightness: Array, step: jax.Array) -> jax.Array:
 
 
 def degrade(key: jax.Array, lightness: Array, probability: float) -> jax.Array:
-    """Lightness `B H W` in 0…100 as an old print and its scan would show it.
+    """Degrade lightness `B H W` in 0…100 to what an old print and its scan would show.
 
     A soft lens, a faded print, grain and a scan's compression each come with this probability,
     independently.

@@ -45,16 +45,11 @@ def save_weights(
     dtype: str = "float32",
     decoding: Decoding | None = None,
 ) -> None:
-    """Write parameters whole or not at all.
+    """Write parameters, a nested dict of arrays, whole or not at all.
 
-    Args:
-        path: of the file, `.safetensors` by custom.
-        params: a nested dict of arrays.
-        network: the network's configuration, JSON.
-        summary: how they were trained, JSON.
-        dtype: of the file's numbers; float16 halves its size.
-        decoding: how their output becomes colour; without it the file is as older ones are, whose
-            summary says so.
+    `network` and `summary` are JSON: the network's configuration, and how it was trained. `dtype`
+    is of the file's numbers; float16 halves its size. Without `decoding` the file is as older ones
+    are, whose summary has that.
     """
     tensors = {name: np.asarray(value).astype(dtype) for name, value in _flat(params).items()}
     header = {"network": network, "summary": summary}
@@ -71,7 +66,7 @@ def _write(path: Path, tensors: Tree, header: Tree, previous: Path | None = None
     What was there is moved to `previous`, or replaced.
     """
     content = safetensors.numpy.save(tensors, {k: json.dumps(v) for k, v in header.items()})
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -85,7 +80,7 @@ def _write(path: Path, tensors: Tree, header: Tree, previous: Path | None = None
 
 
 def read_header(path: str | Path) -> tuple[NetworkConfig, Decoding, Tree]:
-    """The network, how its output becomes colour, and the training summary of a file of weights.
+    """Read a file of weights' header: network, decoding, and summary of its training.
 
     Raises:
         WeightsError: there is no such file, or it holds no weights of this project.
@@ -116,7 +111,7 @@ def read_header(path: str | Path) -> tuple[NetworkConfig, Decoding, Tree]:
 
 
 def _older(summary: Tree) -> Tree:
-    """The decoding of files that have it in their summary, under these names."""
+    """Find the decoding in an older file's summary, which has it under these names."""
     names = {"rarity_power": "rarity", "bin_weights": "rarity_weights"}
     names |= {name: name for name in ("saturation", "temperature", "working_size")}
     found = {name: summary[old] for name, old in names.items() if old in summary}
@@ -133,7 +128,7 @@ def _decoding(values: Tree) -> Decoding:
 
 
 def load(path: str | Path) -> tuple[Tree, NetworkConfig, Decoding, Tree]:
-    """What a file of weights holds: its parameters as float32, and what `read_header` gives.
+    """Read a file of weights: its parameters as float32, and what `read_header` gives.
 
     Raises:
         WeightsError: the file is not one of this project's weights.
@@ -143,11 +138,7 @@ def load(path: str | Path) -> tuple[Tree, NetworkConfig, Decoding, Tree]:
 
 
 def load_weights(path: str | Path, expected: Tree) -> Tree:
-    """Read parameters as float32.
-
-    Args:
-        path: as `save_weights` wrote it.
-        expected: a nested dict of anything that has a shape: what the network needs.
+    """Read parameters as float32; `expected` is a nested dict of what has the network's shapes.
 
     Raises:
         WeightsError: a part is missing, is one too many, has another shape or is not finite.
@@ -211,7 +202,7 @@ def save_state(path: str | Path, state: Any, progress: Tree) -> None:
 
 
 def read_steps(path: str | Path) -> tuple[int, int]:
-    """The steps done of a saved state, and those of its whole run.
+    """Read how many steps a saved state has done, and of how many.
 
     Raises:
         WeightsError: it is no training state, or damaged.
@@ -224,7 +215,7 @@ def read_steps(path: str | Path) -> tuple[int, int]:
 
 
 def restore_state(path: str | Path, like: State) -> tuple[State, Tree]:
-    """A state and its run's progress, placed and shaped as the pytree `like`.
+    """Read a state and its run's progress, placed and shaped as the pytree `like`.
 
     Raises:
         WeightsError: there is no such file, or it is damaged, or another version's.
@@ -235,8 +226,8 @@ def restore_state(path: str | Path, like: State) -> tuple[State, Tree]:
             progress = json.loads(file.metadata()["progress"])
     except (KeyError, TypeError, ValueError):
         raise WeightsError(f"{path} is not a training state") from None
-    kinds = ({k: (v.shape, str(v.dtype)) for k, v in of.items()} for of in (tensors, expected))
-    if next(kinds) != next(kinds):
+    found, needed = ({k: (v.shape, v.dtype) for k, v in of.items()} for of in (tensors, expected))
+    if found != needed:
         raise WeightsError(f"{path} is the state of another network or of another version")
 
     def placed(path: tuple, leaf: Any) -> Any:

@@ -45,7 +45,7 @@ def _planes(channels: Array) -> tuple[Array, ...]:
 
 
 def _power(base: Array, exponent: float) -> jax.Array:
-    """A power of positive numbers, to 1e-6 of them: XLA's own takes four times as long on a CPU."""
+    """Raise positive numbers to a power, to 1e-6: XLA's own takes four times as long on a CPU."""
     return jnp.exp(exponent * jnp.log(base))
 
 
@@ -71,7 +71,7 @@ def _f_inverse(f: Array) -> jax.Array:
 
 
 def rgb_to_lab(rgb: Array) -> jax.Array:
-    """SRGB … 3 in 0…1 → CIE L*a*b* … 3 with L in 0…100 (CIE 15:2004)."""
+    """Convert sRGB … 3 in 0…1 to CIE L*a*b* … 3 with L in 0…100 (CIE 15:2004)."""
     x, y, z = (_f(plane) for plane in _mix(_planes(srgb_to_linear(rgb)), _TO_XYZ))
     return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
@@ -83,29 +83,29 @@ def _lab_to_linear(lab: Array) -> tuple[jax.Array, ...]:
 
 
 def lab_to_rgb(lab: Array) -> jax.Array:
-    """CIE L*a*b* … 3 → sRGB … 3, in 0…1 for colours inside the gamut and beyond it outside."""
+    """Convert CIE L*a*b* … 3 to sRGB … 3: in 0…1 inside the gamut, beyond it outside."""
     return jnp.stack([linear_to_srgb(plane) for plane in _lab_to_linear(lab)], axis=-1)
 
 
 def lightness(rgb: Array) -> jax.Array:
-    """Lightness L* in 0…100 of sRGB … 3 in 0…1 → …."""
+    """Compute the lightness of sRGB pixels: … 3 in 0…1 → L* … in 0…100."""
     # A product of its own: fused with what follows it may be computed many times over.
     luminance = jnp.matmul(srgb_to_linear(rgb), jnp.float32(_LUMINANCE), precision="highest")
     return 116 * _f(luminance) - 16
 
 
 def grey_lightness(grey: Array) -> jax.Array:
-    """Lightness L* in 0…100 of grey sRGB values … in 0…1 → …, equal to that of (g, g, g)."""
+    """Compute the lightness of greys (g, g, g): sRGB values … in 0…1 → L* … in 0…100."""
     return 116 * _f(srgb_to_linear(grey)) - 16
 
 
 def lightness_to_grey(lightness: Array) -> jax.Array:
-    """Grey sRGB values in 0…1 of lightness L* in 0…100: … → …, the inverse of `grey_lightness`."""
+    """Invert `grey_lightness`: L* … in 0…100 → grey sRGB values … in 0…1."""
     return linear_to_srgb(_f_inverse((lightness + 16) / 116))
 
 
 def fit_gamut(lab: Array) -> jax.Array:
-    """Lab … 3 with L in 0…100 → sRGB … 3 in 0…1 of the same lightness, whatever a and b.
+    """Convert Lab … 3 to sRGB … 3 in 0…1 of the same lightness, whatever a and b.
 
     L depends on the luminance Y alone, so a colour outside the gamut is pulled in linear RGB
     towards the grey of its own Y until its last channel fits. Clipping instead would change
@@ -123,7 +123,7 @@ def fit_gamut(lab: Array) -> jax.Array:
 
 
 def colorfulness(rgb: Array, absolute: bool = False) -> jax.Array:
-    """Hasler and Süsstrunk's colourfulness of sRGB pictures … H W 3 in 0…1 → …, about 0…150.
+    """Measure Hasler and Süsstrunk's colourfulness: sRGB … H W 3 in 0…1 → …, about 0…150.
 
     Args:
         rgb: pictures; opponent values are taken on the 0…255 scale of the paper.

@@ -1,10 +1,11 @@
-"""A training run's configuration: each option declared once; its presets and its command line."""
+"""A training run's configuration, each option declared once; the presets; the command line."""
 
 import argparse
 import dataclasses
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -33,67 +34,57 @@ def _option(
     return field(default=default, compare=step, metadata=metadata)
 
 
+_step_option: Any = partial(_option, step=True)
+
+_ANYTHING: Range = (lambda v: True, "")
 _POSITIVE: Range = (lambda v: 0 < v < inf, "above 0")
 _NOT_NEGATIVE: Range = (lambda v: 0 <= v < inf, "0 or more")
 _FRACTION: Range = (lambda v: 0 <= v <= 1, "between 0 and 1")
 
 
+def _sixteenths(most: int) -> Range:
+    return lambda v: v % 16 == 0 and 16 <= v <= most, f"a multiple of 16 from 16 to {most}"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run does; `config.json` in its directory.
+    """All that decides what a training run does; `config.json` in its directory.
 
-    It is the jitted step's static argument: two are equal, and share a compiled step, where all
-    that the step depends on is equal.
+    It is the jitted step's static argument. Two are equal, and share a compiled step, if they
+    agree in every `_step_option`.
     """
 
     data: str = _option("", "folder of colour photographs, of any nesting")
     out: str = _option("", "run directory to write (default: runs/PRESET)")
-    preset: str = _option(
-        "vivid",
-        "a set of defaults for the options below",
-        choices=("paper", "unet", "vivid", "gan"),
-    )
+    preset: str = _option("vivid", "a set of defaults", choices=("paper", "unet", "vivid", "gan"))
     init: str = _option(
-        "",
-        "weights to start from, 'none' to start from nothing (default: those that ship, in presets "
-        "vivid and gan)",
+        "", "weights to start from, or 'none' (default: those that ship, in presets vivid and gan)"
     )
     encoder: str = _option("", "file of encoder weights to start a new decoder on")
-    network: str = _option(
+    network: str = _step_option(
         "lite",
         "a decoder on a pretrained encoder, a U-Net, or the paper's network",
         choices=("lite", "unet", "paper"),
-        step=True,
     )
-    head: str = _option(
-        "bins", "what it predicts: ab, or which of 261 colours", choices=("ab", "bins"), step=True
+    head: str = _step_option(
+        "bins", "what it predicts: ab, or which of 261 colours", choices=("ab", "bins")
     )
-    width: int = _option(
-        48,
-        "channels of the finest level",
-        (lambda v: v % 16 == 0 and 16 <= v <= 512, "a multiple of 16 from 16 to 512"),
-        step=True,
-    )
-    size: int = _option(
-        128,
-        "pixels a side that the network is trained on",
-        (lambda v: v % 16 == 0 and 0 < v <= 1024, "a multiple of 16 up to 1024"),
-        step=True,
-    )
+    width: int = _step_option(48, "channels of the finest level", _sixteenths(512))
+    size: int = _step_option(128, "pixels a side that the network is trained on", _sixteenths(1024))
     batch: int = _option(64, "photographs a step", _POSITIVE)
     epochs: float = _option(30, "passes over the photographs", _POSITIVE)
     steps: int = _option(
         0, "steps, instead of --epochs", (lambda v: 0 <= v < 2**31, "0 or more and below 2^31")
     )
     minutes: float = _option(0, "time to fill, instead of --epochs", _NOT_NEGATIVE)
+    # At 1 a colour that no photograph of the sample shows would count without bound.
     class_balance: float = _option(
         0.5,
         "weight of rare colours: 0 as often as they occur, 0.95 nearly as the rest",
-        # At 1 a colour that no photograph of the sample shows would count without bound.
         (lambda v: 0 <= v <= 0.95, "between 0 and 0.95"),
     )
-    huber: float = _option(
-        1.0, "weight of the decoded colour's error, beside cross-entropy", _NOT_NEGATIVE, step=True
+    huber: float = _step_option(
+        1.0, "weight of the decoded colour's error, beside cross-entropy", _NOT_NEGATIVE
     )
     labels: bool = _option(
         False, "learn what a photograph shows, too: the name of its folder, the first below --data"
@@ -101,72 +92,49 @@ class TrainConfig:
     colorfulness: float = _option(
         0.6, "fraction of the truth's that colours are calibrated to; 0: as predicted", _FRACTION
     )
-    optimizer: str = _option(
-        "muon", "RMSprop is older recipes'", choices=("muon", "adamw", "rmsprop"), step=True
+    optimizer: str = _step_option(
+        "muon", "RMSprop is older recipes'", choices=("muon", "adamw", "rmsprop")
     )
-    lr: float = _option(
-        1e-3,
-        "highest learning rate (default: 0.001; unet 0.002, paper 0.0003)",
-        _POSITIVE,
-        step=True,
+    lr: float = _step_option(
+        1e-3, "highest learning rate (default: 0.001; unet 0.002, paper 0.0003)", _POSITIVE
     )
-    encoder_lr: float = _option(
-        2e-4,
-        "that of the pretrained encoder, 0 freezes it (default: a fifth of --lr)",
-        _NOT_NEGATIVE,
-        step=True,
+    encoder_lr: float = _step_option(
+        2e-4, "that of the encoder, 0 freezes it (default: a fifth of --lr)", _NOT_NEGATIVE
     )
-    frozen_blocks: int = _option(
-        0,
-        "of the encoder's 16 blocks, how many stay as they are, from the first",
-        (lambda v: 0 <= v <= 16, "from 0 to 16"),
-        step=True,
+    frozen_blocks: int = _step_option(
+        0, "first blocks of the encoder to freeze", (lambda v: 0 <= v <= 16, "from 0 to 16")
     )
-    schedule: str = _option(
-        "wsd",
-        "of the rate: constant, then falling over the last tenth; or a cosine to zero",
-        choices=("wsd", "cosine"),
-        step=True,
+    schedule: str = _step_option(
+        "wsd", "constant rate, falling over the last tenth; or a cosine", choices=("wsd", "cosine")
     )
-    weight_decay: float = _option(0.01, "of kernels", _NOT_NEGATIVE, step=True)
-    clip: float = _option(1.0, "largest gradient norm", _POSITIVE, step=True)
-    film: float = _option(
-        0.3,
-        "fraction of photographs seen as old film would have recorded them",
-        _FRACTION,
-        step=True,
+    weight_decay: float = _step_option(0.01, "of kernels", _NOT_NEGATIVE)
+    clip: float = _step_option(1.0, "largest gradient norm", _POSITIVE)
+    film: float = _step_option(
+        0.3, "fraction of photographs seen as old film would have recorded them", _FRACTION
     )
-    degradation: float = _option(
-        0.2, "fraction of photographs faded, grained, blurred or compressed", _FRACTION, step=True
+    degradation: float = _step_option(
+        0.2, "fraction of photographs faded, grained, blurred or compressed", _FRACTION
     )
     min_colorfulness: float = _option(
         15, "photographs less colourful than this are left out", _NOT_NEGATIVE
     )
-    seed: int = _option(
-        0, "of everything random", (lambda v: 0 <= v < 2**32, "0 or more and below 2^32"), step=True
+    seed: int = _step_option(
+        0, "of everything random", (lambda v: 0 <= v < 2**32, "0 or more and below 2^32")
     )
     val: str = _option("", "folder of photographs to validate on, instead of a part of --data")
     val_fraction: float = _option(
-        0.02,
-        "fraction of --data kept for validation, 256 photographs at most",
-        (lambda v: 0 < v < 1, "above 0 and below 1"),
+        0.02, "fraction of --data to validate on", (lambda v: 0 < v < 1, "above 0 and below 1")
     )
     validate_every: int = _option(
         0, "steps between validations (default: a 20th of the run)", _NOT_NEGATIVE
     )
-    patience: int = _option(
-        0, "stop after as many validations without improvement; 0: never", _NOT_NEGATIVE
-    )
-    dtype: str = _option(
-        "auto",
-        "of the network's computation; auto: bfloat16 on a GPU",
-        choices=("auto", "float32", "bfloat16"),
-        step=True,
+    patience: int = _option(0, "stop after so many validations without gain", _NOT_NEGATIVE)
+    dtype: str = _step_option(
+        "auto", "to compute in; auto: bfloat16 on a GPU", choices=("auto", "float32", "bfloat16")
     )
     devices: int = _option(
         0,
-        "devices to split each batch over (default: all GPUs; a CPU is two, "
-        "where the batch is even)",
+        "devices to share a batch (default: all GPUs; for even batches a CPU is two)",
         _NOT_NEGATIVE,
     )
     label_names: tuple[str, ...] = ()  # what the photographs' folders are called, with --labels
@@ -175,7 +143,7 @@ class TrainConfig:
         """Check ranges: ConfigError names the option, its value and what it may be."""
         object.__setattr__(self, "label_names", tuple(self.label_names))  # JSON knows lists only
         for option in dataclasses.fields(self):
-            holds, what = option.metadata.get("range") or (lambda v: True, "")
+            holds, what = option.metadata.get("range") or _ANYTHING
             if not holds(value := getattr(self, option.name)):
                 raise ConfigError(f"{flag(option.name)} {value}: it must be {what}")
         for name in ("class_balance", "huber"):
@@ -253,12 +221,12 @@ FREE_ON_RESUME = ("out", "devices", "data", "val")
 
 
 def flag(name: str) -> str:
-    """An option's name as it is typed."""
+    """Spell an option's name as it is typed."""
     return "--" + name.replace("_", "-")
 
 
 def train_parser() -> argparse.ArgumentParser:
-    """The command line of train.py; what is not given is absent from the result."""
+    """Make the parser of train.py; what is not given is absent from its result."""
     parser = argparse.ArgumentParser(
         prog="train.py",
         description="Train a network to colour photographs, on a folder of your own.",
@@ -313,38 +281,37 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """Make paths absolute, since a run may be resumed from another folder."""
+    found = {name: given[name] for name in PATHS if given.get(name, "") not in ("", NONE, SHIPPED)}
+    return given | {name: str(Path(path).resolve()) for name, path in found.items()}
+
+
 def resolve(given: dict[str, Any]) -> TrainConfig:
-    """What was given on the command line, completed by its preset.
+    """Complete what was given on the command line by its preset.
 
     Raises:
         ConfigError: a value is out of range, or does not go with another.
         checkpoint.WeightsError: `--init` names no weights.
     """
     preset = given.get("preset", TrainConfig.preset)
-    if preset not in PRESETS:
-        raise ConfigError(f"--preset {preset}: it must be one of {', '.join(PRESETS)}")
     for name in ("steps", "minutes"):  # where 0 stands for "not given"
         if given.get(name, 1) == 0:
             raise ConfigError(f"{flag(name)} {given[name]}: it must be above 0")
-    values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset] | given
+    values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset] | _absolute(given)
     if "optimizer" in given and "lr" not in given and given["optimizer"] != "muon":
         values["lr"] = min(values.get("lr", TrainConfig.lr), 1e-3)
     values.setdefault("encoder_lr", values.get("lr", TrainConfig.lr) / 5)
-    for name in PATHS:  # a run may be resumed from another folder
-        if (path := values.get(name)) and path not in (NONE, SHIPPED):
-            values[name] = str(Path(path).resolve())
     if not values.get("init"):
         from_nothing = values.get("network", "lite") != "lite" or values.get("encoder")
         values["init"] = NONE if from_nothing and preset != "gan" else SHIPPED
     init = values["init"]
-    network: dict[str, Any] = {}
     if preset == "gan" and init == NONE:
         raise ConfigError("--preset gan starts from trained weights: name a file by --init")
-    if init not in (NONE, SHIPPED) or preset == "gan":  # their network, unless another is given
+    if preset == "gan" or (preset == "vivid" and init not in (NONE, SHIPPED)):
+        # The network of the weights, unless another is given.
         found = checkpoint.read_header(checkpoint.DEFAULT_WEIGHTS if init == SHIPPED else init)[0]
-        network = {"network": found.kind, "width": found.width, "head": found.head}
-    if preset in ("vivid", "gan"):
-        values = network | values
+        values = {"network": found.kind, "width": found.width, "head": found.head} | values
     for name in ("encoder", "encoder_lr", "frozen_blocks"):
         if name in given and values.get("network", "lite") != "lite":
             raise ConfigError(f"{flag(name)} is for --network lite: the others have no encoder")
@@ -354,29 +321,23 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
 
 
 def resumed(given: dict[str, Any], saved: dict[str, Any]) -> TrainConfig:
-    """The configuration of a run that goes on: the saved one, and what may differ from it.
+    """Combine a run's saved configuration with what may differ when it goes on.
 
     Raises:
         ConfigError: something given differs that must not.
     """
-    names = {option.name for option in dataclasses.fields(TrainConfig)}
     free = {*FREE_ON_RESUME, *(["steps"] if saved.get("schedule") == "wsd" else [])}
+    given = _absolute(given)
     for name, value in given.items():
-        expected = saved.get(name)
-        if name in PATHS and value not in ("", NONE, SHIPPED):
-            value = str(Path(value).resolve())
-        same = value == expected or (name == "dtype" and value == "auto")
+        same = value == saved.get(name) or (name, value) == ("dtype", "auto")
         if name not in free and not same:
             raise ConfigError(
-                f"{flag(name)} {value} differs from the run's {expected!r}: leave it "
+                f"{flag(name)} {value} differs from the run's {saved.get(name)!r}: leave it "
                 "out to resume, or start another run with another --out"
             )
-    changed: dict[str, Any] = {
-        name: str(Path(value).resolve()) if name in PATHS and value else value
-        for name, value in given.items()
-        if name in free
-    }
+    names = {option.name for option in dataclasses.fields(TrainConfig)}
+    values = saved | {name: value for name, value in given.items() if name in free}
     try:
-        return TrainConfig(**({k: v for k, v in saved.items() if k in names} | changed))
+        return TrainConfig(**{name: value for name, value in values.items() if name in names})
     except TypeError as error:
         raise ConfigError(f"config.json is not a run's: {error}") from None

@@ -14,8 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
@@ -63,14 +63,6 @@ class Entry:
     reason: str = ""  # the same as a sentence
 
 
-def _list(folder: Path) -> list[Entry]:
-    def entry(path: Path) -> Entry:
-        stat = path.stat()
-        return Entry(str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns)
-
-    return [entry(path) for path in files.list_images(folder)]
-
-
 def _fingerprint(entries: list[Entry], settings: list) -> str:
     digest = hashlib.sha256(json.dumps(settings).encode())
     for entry in entries:  # names need not be text
@@ -78,17 +70,13 @@ def _fingerprint(entries: list[Entry], settings: list) -> str:
     return digest.hexdigest()[:16]
 
 
-def _index(directory: Path) -> list[Entry]:
-    return [Entry(*row) for row in json.loads((directory / "index.json").read_text())]
-
-
-def _load(directory: Path, side: int, fingerprint: str) -> Pool:
-    entries = _index(directory)
+def _load(directory: Path, side: int, fingerprint: str) -> tuple[Pool, list[Entry]]:
+    entries = [Entry(*row) for row in json.loads((directory / "index.json").read_text())]
     packed = [entry for entry in entries if not entry.cause]
     shape = len(packed), side, side, 3
     if (directory / "images").stat().st_size != np.prod(shape):
         raise DataError(f"{directory} is damaged: delete it, and the photographs are packed anew")
-    return Pool(
+    pool = Pool(
         images=np.memmap(directory / "images", np.uint8, "r", shape=shape),
         hashes=np.array([entry.hash for entry in packed], np.uint64),
         paths=[entry.path for entry in packed],
@@ -96,6 +84,7 @@ def _load(directory: Path, side: int, fingerprint: str) -> Pool:
         fingerprint=fingerprint,
         directory=directory,
     )
+    return pool, entries
 
 
 _colorfulness = jax.jit(lambda image: color.colorfulness(image / 255.0))
@@ -107,7 +96,7 @@ def _judge(entry: Entry, folder: Path, side: int, min_colorfulness: float) -> Ju
     """Read a file: its entry, completed, and its pixels `S S 3`."""
 
     def left_out(cause: str, reason: str) -> Judged:
-        return Entry(entry.path, entry.size, entry.modified, 0, cause, reason), None
+        return replace(entry, cause=cause, reason=reason), None
 
     path = folder / entry.path
     try:
@@ -122,7 +111,7 @@ def _judge(entry: Entry, folder: Path, side: int, min_colorfulness: float) -> Ju
     if (actual := float(_colorfulness(pixels))) < min_colorfulness:
         return left_out("nearly grey", f"{path}: colourfulness {actual:.1f} < {min_colorfulness:g}")
     digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
-    return Entry(entry.path, entry.size, entry.modified, digest), pixels
+    return replace(entry, hash=digest), pixels
 
 
 def load_pool(
@@ -135,16 +124,12 @@ def load_pool(
 ) -> Pool:
     """Decode a folder of photographs into a pool, or reuse the one packed before.
 
-    A folder in which some photographs are new has only those decoded.
-
-    Args:
-        folder: of any nesting.
-        side: S; each photograph's short side is scaled to it and its centre square kept.
-        cache: the directory in which pools are kept, one folder each.
-        min_colorfulness: less colourful photographs are left out (Hasler and Süsstrunk's number):
-            a network that learns from grey photographs answers with grey.
-        say: told in a line what is done.
-        progress: called with how many files of how many have been decoded.
+    A folder in which some photographs are new has only those decoded. The folder may be of any
+    nesting; `cache` is the directory of the pools, one folder each. Each photograph's short side is
+    scaled to `side` and its centre square kept. Those less colourful than `min_colorfulness`
+    (Hasler and Süsstrunk's number) are left out: a network that learns from grey photographs
+    answers with grey. `say` gets a line about each thing done; `progress` gets the numbers of files
+    decoded and of all files.
 
     Raises:
         DataError: the folder is missing, or holds no photograph that can be used; the disk is too
@@ -155,47 +140,49 @@ def load_pool(
     if not folder.is_dir():
         what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}")
-    entries = _list(folder)
+    stats = ((str(path.relative_to(folder)), path.stat()) for path in files.list_images(folder))
+    entries = [Entry(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     if not entries:
         raise DataError(f"{folder} holds no photographs ({' '.join(sorted(files.SUFFIXES))})")
-    fingerprint = _fingerprint(entries, [_VERSION, side, float(min_colorfulness)])
+    settings = [_VERSION, side, float(min_colorfulness)]
+    fingerprint = _fingerprint(entries, settings)
     # What a folder is called is for people: it may have been renamed since.
     for index in cache.glob(f"*-{side}px-{fingerprint}/index.json"):
-        pool = _load(index.parent, side, fingerprint)
+        pool, _ = _load(index.parent, side, fingerprint)
         say(f"{len(pool)} photographs, packed before in {index.parent}")
         return pool
 
+    origin = [*settings, str(folder.resolve())]
     kind = f"{folder.resolve().name}-{side}px-"
     directory = cache / (kind + fingerprint)
     others = [path for path in cache.glob("*") if path.name.startswith(kind)]
+    earlier = _earlier(others, settings)
+    judge = partial(_judge, folder=folder, side=side, min_colorfulness=min_colorfulness)
     cache.mkdir(parents=True, exist_ok=True)
     # Packed under another name until it is whole.
-    building = Path(tempfile.mkdtemp(prefix=directory.name + ".tmp-", dir=cache))
-    try:
-        earlier = _earlier(others, side, min_colorfulness)
-        judge = partial(_judge, folder=folder, side=side, min_colorfulness=min_colorfulness)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{directory.name}.tmp-", dir=cache, ignore_cleanup_errors=True
+    ) as building:
         say(f"packing {len(entries)} photographs at {side} pixels in {cache}")
-        _check_space(building, len(entries), side)
+        _check_space(cache, len(entries), side)
         # So many wait to be written, to bound memory.
         waiting = min(4 * _THREADS, max(_THREADS, 2**27 // (3 * side * side)))
         judged = map_ahead(lambda x: earlier(x) or judge(x), entries, _THREADS, waiting)
-        done = _write(building, judged, lambda count: progress(count, len(entries)))
+        done = _write(Path(building), judged, lambda count: progress(count, len(entries)))
         if all(entry.cause for entry in done):
             causes = Counter(entry.cause for entry in done)
             raise DataError(f"{folder} holds no photograph that can be used: {_counted(causes)}")
-        (building / "settings.json").write_text(json.dumps([_VERSION, side, min_colorfulness]))
+        (Path(building) / "settings.json").write_text(json.dumps(origin))
         try:
             os.rename(building, directory)
         except OSError:
             if not (directory / "index.json").exists():  # else another run was first
                 raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    pool = _load(directory, side, fingerprint)
+    pool, _ = _load(directory, side, fingerprint)
     say(f"{len(pool)} photographs packed")
     if pool.left_out:
         say(f"left out: {_counted(pool.left_out)}, listed in {directory / 'left-out.txt'}")
-    if unused := [path for path in others if _is_unused(path)]:
+    if unused := [path for path in others if _is_unused(path, origin)]:
         size = sum(file.stat().st_size for path in unused for file in path.glob("*")) / 1e6
         say(
             f"pools of this folder as it was before, {size:.0f} MB, are no longer used; remove "
@@ -204,30 +191,41 @@ def load_pool(
     return pool
 
 
-def _is_unused(pool: Path) -> bool:
-    """Whether a pool is whole, or its packing was killed, rather than being packed right now."""
+def _is_unused(pool: Path, origin: list) -> bool:
+    """Tell a pool of this origin, or one whose packing was killed, from those of others."""
     if ".tmp-" not in pool.name:
-        return True
-    return time.time() - max(entry.stat().st_mtime for entry in (pool, *pool.glob("*"))) > 86400
+        return _origin(pool) == origin
+    try:  # a packing that goes on writes all the time
+        newest = max(entry.stat().st_mtime for entry in (pool, *pool.glob("*")))
+    except FileNotFoundError:  # it has ended by now
+        return False
+    return time.time() - newest > 86400
 
 
-def _earlier(
-    pools: list[Path], side: int, min_colorfulness: float
-) -> Callable[[Entry], Judged | None]:
-    """What the newest earlier pool of these settings has of a file that has not changed since."""
-    settings = [_VERSION, side, min_colorfulness]
-    for pool in sorted(pools, key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            if json.loads((pool / "settings.json").read_text()) != settings:
-                continue
-            known, rows = {}, iter(_load(pool, side, "").images)
-            for entry in _index(pool):
-                pixels = None if entry.cause else next(rows)
-                if entry.cause != "duplicates":  # of what may have gone
-                    known[entry.path, entry.size, entry.modified] = entry, pixels
-            return lambda entry: known.get((entry.path, entry.size, entry.modified))
-        except (OSError, ValueError):  # half packed, or damaged
+def _origin(pool: Path) -> list:
+    """Read a pool's settings, and the folder it is of; older ones do not say that."""
+    try:
+        return json.loads((pool / "settings.json").read_text())
+    except (OSError, ValueError):  # half packed, or damaged
+        return []
+
+
+def _earlier(pools: list[Path], settings: list) -> Callable[[Entry], Judged | None]:
+    """Look files up in the newest earlier pool of these settings; None for new or changed ones."""
+    for directory in sorted(pools, key=lambda path: path.stat().st_mtime, reverse=True):
+        if _origin(directory)[: len(settings)] != settings:
             continue
+        try:
+            pool, entries = _load(directory, settings[1], "")
+        except (OSError, ValueError):  # damaged
+            continue
+        rows = iter(pool.images)
+        known = {
+            (entry.path, entry.size, entry.modified): (entry, None if entry.cause else next(rows))
+            for entry in entries
+            if entry.cause != "duplicates"  # of what may have gone
+        }
+        return lambda entry: known.get((entry.path, entry.size, entry.modified))
     return lambda entry: None
 
 
@@ -247,14 +245,14 @@ def _check_space(directory: Path, count: int, side: int) -> None:
 def _write(
     directory: Path, judged: Generator[Judged], progress: Callable[[int], None]
 ) -> list[Entry]:
-    """Write what makes a pool into a directory of its own: pixels, index, what was left out."""
+    """Write a pool into an empty directory: pixels, index, what was left out."""
     done: list[Entry] = []
     kept: dict[int, str] = {}
     with open(directory / "images", "wb") as images, closing(judged):
         for entry, pixels in judged:
             if pixels is not None and entry.hash in kept:
                 reason = f"{entry.path}: the same as {kept[entry.hash]}"
-                entry = Entry(entry.path, entry.size, entry.modified, 0, "duplicates", reason)
+                entry = replace(entry, hash=0, cause="duplicates", reason=reason)
             elif pixels is not None:
                 images.write(pixels.tobytes())
                 kept[entry.hash] = entry.path
@@ -270,11 +268,11 @@ def _write(
 
 
 def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `pool` to train on, and rows of `val_pool` to validate on: from one to 256.
+    """Choose rows of `pool` to train on, and from one to 256 rows of `val_pool` to validate on.
 
-    Where both are the same pool, a fraction of it validates. Sides are chosen by the files'
-    content, so that a photograph stays on its own when others are added to the folder, unless
-    there are more than 256; what both pools hold is not trained on.
+    If both are the same pool, a fraction of it validates. The files' content decides which, so a
+    photograph stays on its side when others are added, unless there are more than 256. What both
+    pools hold is not trained on.
 
     Raises:
         DataError: too few are left for one batch.
@@ -295,16 +293,16 @@ def split(pool: Pool, val_pool: Pool, fraction: float, batch: int) -> tuple[np.n
 
 
 def label_names(pool: Pool, rows: np.ndarray) -> tuple[str, ...]:
-    """What photographs are of, by the first folder of their paths, in alphabetical order.
+    """List the labels: first folders of the photographs' paths, in alphabetical order.
 
-    Of the folders that hold 20 of these rows at least; not of `unlabelled`.
+    A label needs 20 of these rows; `unlabelled` is none.
     """
     counts = Counter(_folder(pool.paths[row]) for row in rows)
     return tuple(sorted(name for name in counts if name and counts[name] >= FEWEST))
 
 
 def label_numbers(pool: Pool, names: tuple[str, ...]) -> np.ndarray:
-    """The place of each photograph's label in the names, int32 `N`; −1 where it has none."""
+    """Give the place of each photograph's label among the names: int32 `N`, −1 for none."""
     places = {name: place for place, name in enumerate(names)}
     return np.array([places.get(_folder(path), -1) for path in pool.paths], np.int32)
 
@@ -317,13 +315,13 @@ def _folder(path: str) -> str:
 
 @jax.jit
 def _statistics(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A picture `S S 3` of uint8 → its mean ab, and how many of its pixels each bin has."""
+    """Measure a picture `S S 3` of uint8: its mean ab, and its pixels in each bin."""
     ab = color.rgb_to_lab(image / 255.0)[..., 1:]
     return ab.mean((0, 1)), palette.histogram(ab)
 
 
 def color_statistics(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours of up to 4,096 photographs, evenly spread over the rows.
+    """Measure the colours of up to 4,096 photographs, evenly spread over the rows.
 
     Returns:
         Their mean ab, of shape 2, and their pixels in each bin, `261`.
@@ -334,9 +332,9 @@ def color_statistics(pool: Pool, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def device_put_rows(array: np.ndarray, rows: np.ndarray, sharding=None) -> jax.Array:
-    """Some rows of an array on the device, or on each device its part of them.
+    """Put rows of an array on the device, or on each device its part of them.
 
-    A process reads what its own devices are given, nothing else.
+    A process reads what its own devices get, nothing else.
     """
     if sharding is None:
         return jax.device_put(array[rows])
@@ -354,31 +352,21 @@ def batches(
     last: int,
     sharding=None,
 ) -> Generator[tuple[jax.Array, jax.Array]]:
-    """Batches `first` up to `last` on the device, each gathered one ahead.
+    """Yield batches `first` up to `last` of a run on the device, each gathered one ahead.
 
-    Photographs `B S S 3` uint8, and their labels, int32 `B`. Each epoch takes all rows in a new
-    order that follows from the seed, less what is left over after the last whole batch.
-
-    Args:
-        pool: where from.
-        labels: as `label_numbers` gives them.
-        rows: which of its photographs.
-        batch: B, at most as many as there are rows.
-        seed: of the run.
-        first: the step of the first batch.
-        last: the step before which to end.
-        sharding: where to put them.
+    A batch is photographs `B S S 3` uint8 of the pool and their labels, int32 `B`. Each epoch takes
+    all rows in a new order that follows from the seed, but for those left over after its last whole
+    batch.
     """
-    epoch, order = -1, rows
+    per_epoch = len(rows) // batch
+
+    @lru_cache(1)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(rows)
 
     def gather(step: int) -> tuple[jax.Array, jax.Array]:
-        nonlocal epoch, order
-        per_epoch = len(rows) // batch
-        if epoch != step // per_epoch:
-            epoch = step // per_epoch
-            order = np.random.default_rng((seed, epoch)).permutation(rows)
-        place = step % per_epoch * batch
-        chosen = order[place : place + batch]
+        epoch, place = divmod(step, per_epoch)
+        chosen = order(epoch)[place * batch : (place + 1) * batch]
         images = device_put_rows(pool.images, chosen, sharding)
         return images, device_put_rows(labels, chosen, sharding)
 

@@ -90,7 +90,7 @@ class ResidualBlock(nnx.Module):
 
 
 class GlobalContext(nnx.Module):
-    """Tells every place what the whole picture holds: pooled, two layers, added everywhere."""
+    """Adds to every place what two layers make of the pooled picture."""
 
     def __init__(self, channels, rng):
         self.norm = GroupNorm(channels)

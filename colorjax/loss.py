@@ -13,12 +13,12 @@ from colorjax.model import AB_SCALE
 
 
 def mean_squared_error(ab: jax.Array, target: jax.Array) -> jax.Array:
-    """The paper's: mean squared error of ab / 128, predicted and true."""
+    """Compute the paper's loss: the mean squared error of ab / 128."""
     return (((ab - target) / AB_SCALE) ** 2).mean((1, 2, 3))
 
 
 def cross_entropy(logits: jax.Array, target: jax.Array, bin_weights: jax.Array) -> jax.Array:
-    """Cross-entropy of the bins' soft targets, each place weighted by its true colour's bin.
+    """Compute the bins' cross-entropy with soft targets, weighted by the true colour's bin.
 
     Zhang, Isola and Efros 2016, equation 2. Squared error's best answer to "red or blue?" is the
     grey between; here both may be likely, and the choice between them is made afterwards.
@@ -34,22 +34,17 @@ def cross_entropy(logits: jax.Array, target: jax.Array, bin_weights: jax.Array) 
 
 
 def huber(ab: jax.Array, target: jax.Array) -> jax.Array:
-    """Huber's loss of ab in units of the bins' spacing: quadratic within one, linear beyond."""
+    """Compute Huber's loss of ab in units of the bins' spacing: quadratic to one, then linear."""
     return optax.losses.huber_loss(ab / palette.SPACING, target / palette.SPACING).mean((1, 2, 3))
 
 
 def color_loss(
     head: str, output: jax.Array, target: jax.Array, bin_weights: jax.Array, huber_weight: float
 ) -> jax.Array:
-    """The loss of a network's output by the colours that it stands for.
+    """Compute the loss of a network's output against the true colours.
 
-    Args:
-        head: of the network: "ab" is trained by squared error, "bins" by cross-entropy and, beside
-            it, the error of the decoded colour.
-        output: of the network.
-        target: true ab.
-        bin_weights: see `cross_entropy`.
-        huber_weight: of the decoded colour's error.
+    Head "ab" is trained by squared error; "bins" by cross-entropy and, beside it, `huber_weight`
+    times the error of the decoded colour.
     """
     if head == "ab":
         return mean_squared_error(output, target)
@@ -58,7 +53,7 @@ def color_loss(
 
 
 def label_cross_entropy(logits: jax.Array, labels: Array | None) -> jax.Array:
-    """Cross-entropy of logits `B labels` and true labels' numbers `B`; 0 where that is −1: none."""
+    """Compute the cross-entropy of logits `B labels` and labels `B`; 0 where there is none: −1."""
     if labels is None:
         raise ValueError("the network has labels, and none are given")
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))

@@ -23,21 +23,21 @@ _HALF_TURN = 180 + 5e-4
 
 
 def mean_squared_error(prediction: jax.Array, truth: jax.Array) -> jax.Array:
-    """Mean squared error of each picture over pixels and channels: two `… H W 3` → `…`."""
+    """Compute each picture's mean squared error: two `… H W 3` → `…`."""
     return ((prediction - truth) ** 2).mean(axis=(-3, -2, -1))
 
 
 def psnr(prediction: jax.Array, truth: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio of each picture in dB, in RGB: two `… H W 3` → `…`.
+    """Compute each picture's peak signal-to-noise ratio in dB, in RGB: two `… H W 3` → `…`.
 
-    Not capped: it is infinite where the pictures are equal, so a mean over pictures needs those
-    without colour, which any colouriser gets right, left out.
+    It is not capped. Equal pictures give infinity, so leave pictures without colour, which any
+    colouriser gets right, out of a mean.
     """
     return -10 * jnp.log10(mean_squared_error(prediction, truth))
 
 
 def _blur(fields: jax.Array) -> jax.Array:
-    """Gaussian-weighted means around each pixel whose window lies inside: `… H W C`, 10 less."""
+    """Blur by the window, where it lies inside: `… H W C` → `… H−10 W−10 C`."""
     for axis in (-3, -2):
         length = fields.shape[axis] - 10
         shifted = (jax.lax.slice_in_dim(fields, i, i + length, axis=axis) for i in range(11))
@@ -46,7 +46,7 @@ def _blur(fields: jax.Array) -> jax.Array:
 
 
 def ssim(prediction: jax.Array, truth: jax.Array) -> jax.Array:
-    """Structural similarity of each picture (Wang et al. 2004): two `… H W 3` → `…` up to 1.
+    """Compute each picture's structural similarity (Wang et al. 2004): two `… H W 3` → `…` up to 1.
 
     Gaussian window of 11 × 11 with σ 1.5, K₁ = 0.01, K₂ = 0.03, a data range of 1, weighted (not
     sample) covariance; on each of R, G and B, then the mean over channels and over the pixels
@@ -69,19 +69,19 @@ def ssim(prediction: jax.Array, truth: jax.Array) -> jax.Array:
 
 
 def _seventh(chroma: jax.Array) -> jax.Array:
-    """√(C⁷ / (C⁷ + 25⁷)), which rises from 0 at grey to 1 at strong colour."""
+    """Compute √(C⁷ / (C⁷ + 25⁷)), which rises from 0 at grey to 1 at strong colour."""
     power = (chroma / 25) ** 7
     return jnp.sqrt(power / (power + 1))
 
 
 def _hue(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Hue angle in 0…360°, 0 for greys."""
+    """Compute the hue angle in 0…360°, 0 for greys."""
     angle = jnp.mod(jnp.degrees(jnp.arctan2(b, a)), 360)
     return jnp.where((a == 0) & (b == 0), 0, angle)
 
 
 def ciede2000(lab1: jax.Array, lab2: jax.Array) -> jax.Array:
-    """Colour difference ΔE₀₀ of CIE Lab pixels: two `… 3` → `…`, 0 and up, finite everywhere.
+    """Compute the colour difference ΔE₀₀ of CIE Lab pixels: two `… 3` → `…`, 0 and up, finite.
 
     Sharma, Wu and Dalal, "The CIEDE2000 color-difference formula: implementation notes,
     supplementary test data, and mathematical observations" (2005), with k_L = k_C = k_H = 1.
@@ -125,7 +125,7 @@ def ciede2000(lab1: jax.Array, lab2: jax.Array) -> jax.Array:
 def distance_histogram(
     ab_prediction: jax.Array, ab_truth: jax.Array, weights: jax.Array | None = None
 ) -> jax.Array:
-    """Pixels by how far the predicted colour lies from the true one, to be added up over batches.
+    """Count pixels by the distance of the predicted colour from the true one; add up over batches.
 
     Args:
         ab_prediction: predicted colours, `… 2`.
@@ -144,7 +144,7 @@ def distance_histogram(
 
 
 def auc(histogram: jax.Array | np.ndarray) -> jax.Array:
-    """Area under the curve of a `distance_histogram` `152`, in 0…100 % (Zhang 2016).
+    """Compute the area under the curve of a `distance_histogram` `152`, in 0…100 % (Zhang 2016).
 
     The curve is the fraction of pixels within an ab distance of t, at t = 0, 1, …, 150; its area is
     taken by the trapezoidal rule and divided by 150, so it is about 100 (1 − mean distance / 150).
@@ -156,7 +156,7 @@ def auc(histogram: jax.Array | np.ndarray) -> jax.Array:
 
 
 def pixel_weights(ab_truth: jax.Array, histogram: jax.Array | np.ndarray) -> jax.Array:
-    """Weight of each pixel in the class-balanced AuC: true ab `… 2` → `…`.
+    """Weigh each pixel for the class-balanced AuC: true ab `… 2` → `…`.
 
     1 / p̃ of the bin nearest to the true colour (Zhang 2016, equation 4 with λ = 0), p̃ being the
     smoothed distribution of the true colours of the set that is evaluated.
@@ -169,10 +169,10 @@ def pixel_weights(ab_truth: jax.Array, histogram: jax.Array | np.ndarray) -> jax
 
 
 def histogram_distance(p: jax.Array | np.ndarray, q: jax.Array | np.ndarray) -> jax.Array:
-    """Total variation between two histograms over the bins, `261` each: 0 (alike) … 1 (disjoint).
+    """Compute two histograms' total variation, `261` each: 0 (alike) … 1 (disjoint).
 
-    ½ Σ |p − q| of the normalised histograms: the share of pixels whose colour would have to move
-    to another bin; 1 less the histogram intersection of Isola et al. 2017 (pix2pix).
+    It is ½ Σ |p − q| of the normalised histograms: the fraction of pixels that would have to move
+    to another bin, 1 less the histogram intersection of Isola et al. 2017 (pix2pix).
     """
     p, q = (jnp.asarray(x, jnp.float32) for x in (p, q))
     return jnp.abs(p / p.sum() - q / q.sum()).sum() / 2

@@ -36,10 +36,10 @@ BINS = 261  # the in-gamut ab bins, as `palette.bins` lists them
 class NetworkConfig:
     """What decides a network's parameters and operations; it travels with the weights."""
 
-    kind: str = "unet"  # "paper" or "unet"
-    width: int = 64  # channels of the unet's first level; 32 suits a laptop
-    head: str = "ab"  # what the unet says of a place: its "ab", or how likely each of the "bins" is
-    labels: tuple[str, ...] = ()  # what the unet can say a photograph shows
+    kind: str = "unet"  # "paper", "unet" or "lite"
+    width: int = 64  # channels of the finest level; the paper's network has its own
+    head: str = "ab"  # what it says of a place: its "ab", or how likely each of the "bins" is
+    labels: tuple[str, ...] = ()  # what it can say a photograph shows; not the paper's
 
     def __post_init__(self) -> None:
         """Check the values: ValueError names the one that is wrong."""
@@ -54,18 +54,20 @@ class NetworkConfig:
             choices = " or ".join(repr(head) for head in heads)
             raise ValueError(f"head is {self.head!r}: the {self.kind} network's must be {choices}")
         if self.labels and (self.kind == "paper" or len(set(self.labels)) < 2):
-            raise ValueError(f"labels are {self.labels}: they must be two or more, of the unet")
+            raise ValueError(
+                f"labels are {self.labels}: they must be two or more, of the unet or lite"
+            )
         if not all(isinstance(label, str) for label in self.labels):
             raise ValueError(f"labels are {self.labels}: they must be names")
 
     @property
     def stride(self) -> int:
-        """How many pixels the coarsest level's cells span."""
+        """Pixels that a cell of the coarsest level spans."""
         return _STRIDES[self.kind]
 
     @property
     def reduction(self) -> int:
-        """How many times smaller than the lightness the predicted ab is."""
+        """The factor by which the predicted ab is smaller than the lightness."""
         return 1 if self.kind == "paper" else 4
 
 
@@ -108,6 +110,21 @@ class PaperNetwork(nnx.Module):
         return AB_SCALE * upsample(jnp.tanh(self.head(x).astype(jnp.float32))), None, upsample(x)
 
 
+def _classifier(channels: int, labels: tuple[str, ...], rng) -> tuple[Any, Any]:
+    """Make a norm and a layer that tell labels from the coarsest features; None without labels."""
+    if not labels:
+        return None, None
+    return GroupNorm(channels), Conv(channels, len(labels), rng, size=1, zero=True)
+
+
+def _classify(network, x: jax.Array) -> jax.Array | None:
+    """Run a network's classifier on features `B h w C`: logits `B labels`, or None."""
+    if network.classifier is None:
+        return None
+    pooled = jax.nn.relu(network.classifier_norm(x)).mean((1, 2))
+    return network.classifier(pooled).astype(jnp.float32)
+
+
 class UNet(nnx.Module):
     """The project's own: a residual U-Net whose wide layers start at a quarter of the size.
 
@@ -143,10 +160,7 @@ class UNet(nnx.Module):
         self.bins = config.head == "bins"
         size, outputs = (1, BINS) if self.bins else (3, 2)
         self.head = Conv(first, outputs, rng, size=size, zero=True)
-        if config.labels:
-            self.classifier_norm = GroupNorm(third)
-            self.classifier = Conv(third, len(config.labels), rng, size=1, zero=True)
-        self.labelled = bool(config.labels)
+        self.classifier_norm, self.classifier = _classifier(third, config.labels, rng)
 
     def __call__(self, x):
         x = jax.nn.relu(self.stem(space_to_depth(x, 2)))
@@ -160,10 +174,7 @@ class UNet(nnx.Module):
                     x = self.context(x)
                 x = block(x)
             skips.append(x)
-        labels = None
-        if self.labelled:
-            features = jax.nn.relu(self.classifier_norm(x)).mean((1, 2))
-            labels = self.classifier(features).astype(jnp.float32)
+        labels = _classify(self, x)
         for level in (1, 0):
             x = upsample(self.up[level](x)) + skips[level]
             for block in self.decoder[level]:
@@ -238,10 +249,7 @@ class LiteNetwork(nnx.Module):
         self.level4 = nnx.List([ResidualBlock(first, rng) for _ in range(2)])
         self.norm = GroupNorm(first)
         self.head = Conv(first, BINS, rng, size=1, zero=True)
-        if config.labels:
-            self.classifier_norm = GroupNorm(third)
-            self.classifier = Conv(third, len(config.labels), rng, size=1, zero=True)
-        self.labelled = bool(config.labels)
+        self.classifier_norm, self.classifier = _classifier(third, config.labels, rng)
 
     def __call__(self, x):
         grey = 255 * color.lightness_to_grey(50 * (x.astype(jnp.float32) + 1))
@@ -250,10 +258,7 @@ class LiteNetwork(nnx.Module):
         for block in self.level32:
             y = block(y)
         y = self.context(y)
-        labels = None
-        if self.labelled:
-            pooled = jax.nn.relu(self.classifier_norm(y)).mean((1, 2))
-            labels = self.classifier(pooled).astype(jnp.float32)
+        labels = _classify(self, y)
         y = upsample(y) + self.lateral16(features16)
         for block in self.level16:
             y = block(y)
@@ -280,17 +285,17 @@ def _abstract(config: NetworkConfig) -> tuple[nnx.GraphDef, Params]:
 
 
 def shapes(config: NetworkConfig) -> Params:
-    """What `init` gives, as a nested dict of `jax.ShapeDtypeStruct`."""
+    """Give the shapes of `init`'s parameters: a nested dict of `jax.ShapeDtypeStruct`."""
     return _abstract(config)[1]
 
 
 def outer_parts(config: NetworkConfig) -> tuple[str, ...]:
-    """First, last and pretrained parts of a network, by their names: Muon leaves them to Adam."""
+    """Name the first, last and pretrained parts of a network, which Muon leaves to Adam."""
     return _NETWORKS[config.kind].OUTER
 
 
 def init(seed: int, config: NetworkConfig) -> Params:
-    """A nested dict of float32 parameters that predict no colour yet.
+    """Make parameters that predict no colour yet: a nested dict of float32.
 
     The numbers are numpy's: the same on every device, and nothing to compile.
     """
@@ -320,7 +325,7 @@ def apply(
 def predict(
     params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
 ) -> tuple[jax.Array, jax.Array | None]:
-    """As `apply`, and beside it the logits of the labels, `B labels`; None where it knows none."""
+    """As `apply`, and the logits of the labels `B labels`, None where the network has none."""
     return predict_with_features(params, config, lightness, dtype)[:2]
 
 

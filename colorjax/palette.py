@@ -1,4 +1,4 @@
-"""The colours a classifier can name: ab bins inside the sRGB gamut, and what is done with them.
+"""The ab bins: colours as the classes of a classifier, and its output as colour again.
 
 One convention: ab is CIE a*b* under D65, `… 2`; a bin is a node of the grid of spacing 10 that is
 nearest to some sRGB colour, 261 of them, sorted by a, then b. The method is that of Zhang, Isola
@@ -21,17 +21,17 @@ NEIGHBOURS = 5  # bins that share a pixel's target (section 2.1)
 
 _REACH = 110  # no ab of an sRGB colour is larger: a is in −86.2…98.2, b in −107.9…94.5
 _SHIFT = _REACH // SPACING
-# The least share of pixels a bin is reckoned to have. No bin that holds a pixel comes so low; one
-# far from every pixel would get an infinite weight when nothing uniform is mixed in.
-_LEAST_SHARE = 1e-12
+# A floor for the fraction of pixels in a bin. A bin that holds a pixel never comes so low; one far
+# from every pixel would get an infinite weight when nothing uniform is mixed in.
+_MIN_FRACTION = 1e-12
 
 
 @cache
 def bins() -> np.ndarray:
-    """Centres of the 261 in-gamut ab bins: read-only float32 `261 2`, sorted by a, then b.
+    """List the centres of the in-gamut ab bins: read-only float32 `261 2`, sorted by a, then b.
 
-    Taken from the six faces of the RGB cube at every third 8-bit level, where the most colourful
-    colours lie; all 16,777,216 8-bit colours give the same bins.
+    They are taken from the faces of the RGB cube at every third 8-bit level, where the most
+    colourful colours lie. All 16,777,216 8-bit colours give the same bins.
     """
     levels = np.linspace(0, 1, 86, dtype=np.float32)
     low, u, v = (x.ravel() for x in np.meshgrid([0, 1], levels, levels, indexing="ij"))
@@ -46,13 +46,12 @@ def bins() -> np.ndarray:
 
 @cache
 def soft_encoding() -> np.ndarray:
-    """What `encode` looks up for a rounded ab: float32 `221 221 3` over a, b of −110…110.
+    """Tabulate what `encode` needs for a rounded ab: float32 `221 221 3` over a, b of −110…110.
 
-    Three numbers tell a pixel's 5 nearest bins and their weights: the squared distance of the
-    fifth, the part of its weight that each bin at that very distance gets (on whole numbers ties
-    are the rule, and taking one bin of two would tilt targets to one side), and the log of the
-    weights' sum. The rest is arithmetic that XLA fuses into the loss. A table of all 261 weights,
-    25 MB as float16, would gain next to nothing and be a constant inside every compiled step.
+    Three numbers give a pixel's 5 nearest bins and their weights: the squared distance of the
+    fifth; the fraction of its weight that each bin at that distance gets, for ties are the rule on
+    whole numbers; the log of the weights' sum. XLA fuses the rest into the loss. A table of all 261
+    weights would be a constant of 25 MB inside every compiled step, and gain next to nothing.
     """
     grid = np.arange(-_REACH, _REACH + 1.0)
     a, b = bins().astype(np.float64).T
@@ -69,7 +68,7 @@ def soft_encoding() -> np.ndarray:
 
 
 def encode(ab: jax.Array) -> jax.Array:
-    """Soft targets of ab `… 2`: float32 `… 261` that sum to 1, without gradient.
+    """Encode ab `… 2` as soft targets: float32 `… 261` that sum to 1, without gradient.
 
     Gaussian weights (σ = 5) over the 5 bins nearest to ab rounded to whole numbers; bins that tie
     for the fifth place share it. Beyond ±110 ab counts as ±110.
@@ -86,27 +85,27 @@ def encode(ab: jax.Array) -> jax.Array:
 
 @cache
 def _nearest_bins() -> np.ndarray:
-    """Index of the bin nearest to each node of the grid: int32 `23 23` over a, b ≥ −110."""
+    """Find the bin nearest to each node of the grid: int32 `23 23` over a, b of −110…110."""
     nodes = SPACING * (np.indices((2 * _SHIFT + 1,) * 2) - _SHIFT)
     squares = ((nodes[..., None] - bins().T[:, None, None]) ** 2).sum(axis=0)
     return squares.argmin(axis=-1).astype(np.int32)
 
 
 def nearest(ab: jax.Array) -> jax.Array:
-    """Index of the bin nearest to ab: `… 2` → int32 `…`; outside the gamut, to its grid node."""
+    """Find the bin nearest to ab `… 2`: int32 `…`; outside the gamut, nearest to its grid node."""
     node = jnp.clip(jnp.round(ab / SPACING).astype(jnp.int32), -_SHIFT, _SHIFT) + _SHIFT
     return jnp.asarray(_nearest_bins())[node[..., 0], node[..., 1]]
 
 
 def histogram(ab: jax.Array) -> jax.Array:
-    """How many of the pixels ab `… 2` are nearest to each bin: int32 `261`, to be added up."""
+    """Count the pixels ab `… 2` nearest to each bin: int32 `261`, to be added up."""
     return jnp.bincount(nearest(ab).ravel(), length=len(bins()))
 
 
 def smoothed(histogram: jax.Array | np.ndarray) -> jax.Array:
-    """Pixels in each bin, `261`, at least one → their shares, smoothed over ab with σ = 5.
+    """Smooth a histogram `261` of one pixel or more over ab, σ = 5: fractions that sum to 1.
 
-    Each bin's share stays inside the gamut (Zhang 2016, section 2.2).
+    What a bin spreads stays inside the gamut (Zhang 2016, section 2.2).
     """
     squares = ((bins()[:, None] - bins()[None]) ** 2).sum(axis=-1)
     kernel = np.exp(-squares / (2 * SIGMA**2))
@@ -116,11 +115,10 @@ def smoothed(histogram: jax.Array | np.ndarray) -> jax.Array:
 
 
 def bin_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Array:
-    """Weights that let rare colours count for more (Zhang 2016, equation 4): float32 `261`.
+    """Weigh each bin so that rare colours count for more (Zhang 2016, equation 4): float32 `261`.
 
-    They are in proportion to 1 / ((1 − mix) p̃ + mix / 261), where p̃ is the smoothed distribution
-    p of the histogram; and such that Σ p w = 1: over the pixels of the histogram a weight is 1 in
-    the mean.
+    A weight is in proportion to 1 / ((1 − mix) p̃ + mix / 261). p is the histogram's distribution
+    and p̃ the same, smoothed. Σ p w = 1: the mean weight over the histogram's pixels is 1.
 
     Args:
         histogram: pixels in each bin, `261`, as `histogram` counts them; at least one.
@@ -129,16 +127,15 @@ def bin_weights(histogram: jax.Array | np.ndarray, mix: float = 0.5) -> jax.Arra
     fraction = jnp.asarray(histogram, jnp.float32)
     fraction = fraction / fraction.sum()
     mixed = (1 - mix) * smoothed(histogram) + mix / len(bins())
-    weights = 1 / jnp.maximum(mixed, _LEAST_SHARE)
+    weights = 1 / jnp.maximum(mixed, _MIN_FRACTION)
     return weights / (fraction * weights).sum()
 
 
 def adjust_logits(logits: jax.Array, weights: color.Array, power: float | jax.Array) -> jax.Array:
-    """Logits `… 261` of probabilities times a power of the bins' weights `261`, all above 0.
+    """Multiply probabilities by a power of the bins' weights `261`: logits `… 261` → the same.
 
-    With `bin_weights` and a power above 0 rare colours are likelier, as if they had weighed more
-    in training, and it can be chosen after that (logit adjustment: Menon et al., "Long-tail
-    learning via logit adjustment", 2021). Constant over a picture, so a head's bias serves as well.
+    With `bin_weights` and a power above 0 rare colours become likelier, as if they had weighed more
+    in training (Menon et al., "Long-tail learning via logit adjustment", 2021).
     """
     return logits + power * jnp.log(weights)
 
@@ -186,7 +183,7 @@ AS_PREDICTED = Decoding()
 
 
 def decode(output: jax.Array, head: str, decoding: Decoding = AS_PREDICTED) -> jax.Array:
-    """A network's output → ab `B h w 2`, before it is fitted into the gamut.
+    """Decode a network's output to ab `B h w 2`, before it is fitted into the gamut.
 
     Args:
         output: ab `B h w 2` of head "ab"; logits `B h w 261` of head "bins".
@@ -201,7 +198,7 @@ def decode(output: jax.Array, head: str, decoding: Decoding = AS_PREDICTED) -> j
 
 
 def annealed_mean(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:
-    """Mean colour of the predicted distribution, sharpened: logits `… 261` → ab `… 2`.
+    """Take the mean colour of the sharpened distribution: logits `… 261` → ab `… 2`.
 
     Args:
         logits: of the bins, before softmax.
@@ -213,7 +210,7 @@ def annealed_mean(logits: jax.Array, temperature: float | jax.Array = 1.0) -> ja
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """How unsure a prediction is: finite logits `… 261` → `…` in 0 (one bin) … 1 (all alike)."""
+    """Measure how unsure a prediction is: finite logits `… 261` → `…` in 0 (one bin) … 1 (all)."""
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     nats = -(jnp.exp(log_probability) * log_probability).sum(axis=-1)
     return jnp.clip(nats / np.log(len(bins())), 0, 1)

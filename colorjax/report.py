@@ -63,7 +63,7 @@ def _write(path: Path, picture: np.ndarray) -> None:
 
 
 def _column(pictures: np.ndarray) -> np.ndarray:
-    """`N S S 3` in 0…1 → one picture, N of them below each other, a white gap between."""
+    """Stack `N S S 3` in 0…1 to one picture, N of them below each other, a white gap between."""
     pictures = np.round(255 * np.asarray(pictures)).astype(np.uint8)
     return np.concatenate(
         list(np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255))
@@ -71,7 +71,7 @@ def _column(pictures: np.ndarray) -> np.ndarray:
 
 
 def grey(truth: np.ndarray) -> np.ndarray:
-    """Pictures `… 3`, sRGB in 0…1 → the same lightness without colour."""
+    """Take the colour from sRGB pictures `… 3` in 0…1; their lightness stays."""
     lightness = color.lightness(truth)[..., None]
     return np.asarray(color.fit_gamut(np.concatenate([lightness, 0 * truth[..., 1:]], axis=-1)))
 
@@ -82,9 +82,9 @@ def write_columns(path: Path, columns: list[np.ndarray]) -> None:
 
 
 def sample_grid(directory: Path, step: int, truth: np.ndarray, prediction: np.ndarray) -> None:
-    """Write `samples/step-….png`: a row a photograph, grey, prediction and truth beside it.
+    """Write `samples/step-….png`: a row a photograph, its grey, prediction and truth.
 
-    And `strip.png` anew: the same photographs, one column for each of up to eight validations
+    `strip.png` is written anew: the same photographs, a column for each of up to eight validations
     (the paper's figure 3.2), grey first and the truth last.
     """
     samples = directory / "samples"
@@ -106,7 +106,7 @@ def log(directory: Path, **values: float) -> None:
 
 
 def cut_back(directory: Path, step: int) -> None:
-    """Take back what log and samples say of later steps than the one a run resumes from."""
+    """Remove from log and samples what they say of steps after the one to resume from."""
     log = directory / "log.jsonl"
     if log.exists():
         lines = log.read_text().splitlines(keepends=True)

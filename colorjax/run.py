@@ -1,17 +1,17 @@
-"""A training run's directory: begun, gone on with, branched off; its state and its best weights.
+"""A training run and its directory: begun, resumed or branched off.
 
-`config.json` says what the run is, `newest.safetensors` how far it has come, `weights.safetensors`
-is the best of it so far. A wsd run keeps in `trunk.safetensors` the state before its rate fell.
+`config.json` says what the run is, `newest.safetensors` holds its state, `weights.safetensors` its
+best weights so far. A wsd run keeps in `trunk.safetensors` the state before its rate fell.
 """
 
 import dataclasses
-import importlib
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,7 @@ VALIDATIONS = 20  # unless --validate-every says otherwise
 MOST_STEPS = 2**31 - 1  # in int32
 FEWEST_PIXELS = 2**17  # in a step that a CPU's cores had better share as two devices
 
-Agree = Callable[[Any], Any]  # a number → the greatest that any process has for it
+Agree = Callable[[Any], Any]  # a number → the greatest of all processes'
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Run:
     from_weights: bool  # begun from whole weights, which are worth measuring before they change
 
     def validates(self, done: int) -> bool:
-        """Whether to validate after so many steps."""
+        """Tell whether to validate after so many steps."""
         every = self.config.validate_every or max(1, -(-self.total // VALIDATIONS))
         return done == self.total or done % every == 0
 
@@ -68,30 +68,24 @@ class Run:
             os.replace(copy, self.out / "trunk.safetensors")
 
     def keep_best(self, measured: Measured) -> bool:
-        """Keep the weights if none before were better; whether they are."""
-        score = self.agree(self.selection_score(measured))
-        done = int(self.state.step)
-        better = score > self.progress["best"]
-        self.progress["stale"] = 0 if better else self.progress["stale"] + 1
-        if not better:
+        """Keep the weights if they are the best so far; tell whether they are."""
+        score, done = self.agree(self.selection_score(measured)), int(self.state.step)
+        if score <= self.progress["best"]:
+            self.progress["stale"] += 1
             return False
-        self.progress.update(best=score, best_step=done)
-        summary = {
-            "preset": self.config.preset,
-            "size": self.config.size,
-            "batch": self.config.batch,
+        self.progress = {"best": score, "best_step": done, "stale": 0}
+        summary = {name: getattr(self.config, name) for name in ("preset", "size", "batch", "seed")}
+        summary |= {
             "step": done,
-            "seed": self.config.seed,
             "photographs": len(self.rows),
             "init": Path(self.config.init).name,
-            **measured.figures(),
             "validation_photographs": self.validation.count,
         }
         checkpoint.save_weights(
             self.out / "weights.safetensors",
             step.local(self.state.ema),
             dataclasses.asdict(self.config.network_config),
-            summary,
+            summary | measured.figures(),
             decoding=measured.decoding,
         )
         return True
@@ -100,40 +94,29 @@ class Run:
 def open_run(given: dict[str, Any], agree: Agree = lambda value: value) -> Run:
     """Begin a run, go on with it (`resume`), or branch one off (`cool_down`), as was typed.
 
-    Args:
-        given: what `config.train_parser` found on the command line.
-        agree: among several processes.
+    `given` is what `config.train_parser` found; several processes `agree` on numbers.
 
     Raises:
         ConfigError, data.DataError, checkpoint.WeightsError: as `train.main` says them.
     """
     given = dict(given)
-    trunk = given.pop("cool_down", None)
+    resume, trunk = given.pop("resume", False), given.pop("cool_down", None)
     if trunk is not None:
-        given.setdefault("out", f"{trunk}-cooled")
-        _branch(Path(trunk), Path(given["out"]), given)
-    if not given.pop("resume", trunk is not None):
+        return _open(*_branch(Path(trunk), given), agree)
+    if not resume:
         return _begin(given, agree)
-    out = Path(given.get("out") or config.resolve(given).out)
-    saved = _read_config(out)
-    settings = config.resumed({"out": str(out)} | given, saved["config"])
-    if not Path(settings.data).is_dir():
-        raise ConfigError(
-            f"the photographs in {settings.data} are not there: say by --data where they are now"
-        )
-    return _open(settings, saved.get("pools"), agree)
+    out = given.get("out") or config.resolve(given).out
+    return _open(*_saved(Path(out), given | {"out": out}), agree)
 
 
 def _begin(given: dict[str, Any], agree: Agree) -> Run:
-    """A new run; what it wrote is removed if it cannot begin."""
+    """Begin a new run; what it wrote is removed if it cannot begin."""
     settings = config.resolve(given)
+    settings = dataclasses.replace(settings, dtype=settings.compute_dtype)
     if not settings.data:
         raise ConfigError("--data is missing: name a folder of colour photographs")
-    out = Path(settings.out)
-    _check_new(out)
-    settings = dataclasses.replace(settings, dtype=settings.compute_dtype)
+    _check_new(out := Path(settings.out))
     is_new = not out.exists()
-    _placement(settings)  # raises before anything is written
     out.mkdir(parents=True, exist_ok=True)
     _write_config(settings, None)  # before packing, so that a run killed there can be resumed
     try:
@@ -150,16 +133,22 @@ def _check_new(out: Path) -> None:
         raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
 
 
-def _read_config(out: Path) -> dict[str, Any]:
+def _saved(directory: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[str, str] | None]:
+    """Read a run's directory: the configuration to go on with, and its pools' fingerprints."""
     try:
-        saved = json.loads((out / "config.json").read_text())
+        saved = json.loads((directory / "config.json").read_text())
         if not saved["config"]["data"]:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"--resume: {out} is not a run directory: its config.json is missing or not a run's"
+            f"{directory} is not a run directory: its config.json is missing or not a run's"
         ) from None
-    return saved
+    settings = config.resumed(given, saved["config"])
+    if not Path(settings.data).is_dir():
+        raise ConfigError(
+            f"the photographs in {settings.data} are not there: say by --data where they are now"
+        )
+    return settings, saved.get("pools")
 
 
 def _write_config(settings: TrainConfig, pools: dict[str, str] | None) -> None:
@@ -169,11 +158,13 @@ def _write_config(settings: TrainConfig, pools: dict[str, str] | None) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def _branch(trunk: Path, out: Path, given: dict[str, Any]) -> None:
+def _branch(trunk: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[str, str] | None]:
     """Make a run that goes on from another's newest state, its rate falling to zero from there."""
-    saved = _read_config(trunk)
+    if "steps" in given:
+        raise ConfigError(f"--steps {given['steps']}: --cool-down says how many steps are left")
+    out = Path(given.get("out", f"{trunk}-cooled"))
+    settings, pools = _saved(trunk, given | {"out": str(out)})
     _check_new(out)
-    settings = config.resumed({"out": str(out)} | given, saved["config"])
     if settings.schedule != "wsd":
         raise ConfigError(
             f"--cool-down {trunk}: its --schedule is {settings.schedule}, whose rate falls by "
@@ -183,11 +174,12 @@ def _branch(trunk: Path, out: Path, given: dict[str, Any]) -> None:
     settings = dataclasses.replace(settings, steps=step.branch_steps(done), validate_every=0)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, out / "newest.safetensors")
-    _write_config(settings, saved.get("pools"))
+    _write_config(settings, pools)
+    return settings, pools
 
 
 def _before_the_fall(out: Path) -> tuple[Path, int]:
-    """The newest state of a wsd run whose rate had not begun to fall, and its step."""
+    """Find the newest state of a wsd run from before its rate fell, and its step."""
     for name in ("newest.safetensors", "trunk.safetensors"):
         if (out / name).exists():
             done, total = checkpoint.read_steps(out / name)
@@ -197,7 +189,7 @@ def _before_the_fall(out: Path) -> tuple[Path, int]:
 
 
 def _placement(settings: TrainConfig) -> tuple[NamedSharding, NamedSharding]:
-    """Where the state and the batches go."""
+    """Choose where the state and the batches go."""
     devices = settings.devices
     if not devices and jax.default_backend() == "cpu" and jax.process_count() == 1:
         few = settings.batch * settings.size**2 < FEWEST_PIXELS
@@ -223,9 +215,9 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
     pool = _load_pool(settings.data, settings)
     val_pool = _load_pool(settings.val, settings) if settings.val else pool
     rows, held_out = data.split(pool, val_pool, settings.val_fraction, settings.batch)
-    found = {"data": pool.fingerprint, "val": val_pool.fingerprint}
-    if pools and pools != found:
-        changed = [name for name in found if pools.get(name) != found[name]]
+    fingerprints = {"data": pool.fingerprint, "val": val_pool.fingerprint}
+    if pools and pools != fingerprints:
+        changed = [name for name in fingerprints if pools.get(name) != fingerprints[name]]
         folders = " and ".join(getattr(settings, n) or settings.data for n in changed)
         raise ConfigError(
             f"the photographs in {folders}, or how colorjax packs them, have changed since the "
@@ -234,30 +226,24 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
         )
     if settings.labels:
         settings = dataclasses.replace(settings, label_names=_labels(settings, pool, rows))
-    _write_config(settings, found)
+    _write_config(settings, fingerprints)
     network = settings.network_config
-    numbers = data.label_numbers(pool, network.labels)
-    # Adversarial training is imported where its preset asks for it, and nowhere else.
     algorithm, score = step, selection_score
     if settings.preset == "gan":
-        algorithm = importlib.import_module("colorjax.extra.gan")
-        score = algorithm.selection_score
+        from colorjax.extra import gan  # the others need none of it
+
+        algorithm, score = gan, gan.selection_score
 
     params = params and with_labels(params, labels, network)
     mean, histogram = data.color_statistics(pool, rows)
     state = algorithm.create_state(settings, 0, params, histogram, encoder)
-    measure = Validation(
-        settings,
-        val_pool,
-        held_out,
-        mean,
-        state.bin_weights,
-        data.label_numbers(val_pool, network.labels),
-    )
+    val_labels = data.label_numbers(val_pool, network.labels)
+    measure = Validation(settings, val_pool, held_out, mean, state.bin_weights, val_labels)
     state, progress = jax.device_put(state, whole), {}
     if newest:
         state, progress = _restore(newest, state, settings)
-    if not (out / "weights.safetensors").exists():  # or a branch would have to beat its trunk
+    # A branch has no weights yet: it need not beat its trunk.
+    if not newest or not (out / "weights.safetensors").exists():
         progress = {"best": -math.inf, "best_step": 0, "stale": 0}
     run = Run(
         config=settings,
@@ -265,7 +251,7 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
         algorithm=algorithm,
         selection_score=score,
         pool=pool,
-        labels=numbers,
+        labels=data.label_numbers(pool, network.labels),
         rows=rows,
         validation=measure,
         split=split,
@@ -277,29 +263,22 @@ def _open(settings: TrainConfig, pools: dict[str, str] | None, agree: Agree) -> 
     )
     if not newest:
         run.total = agree(min(_total_steps(run), MOST_STEPS))
-        total = jax.device_put(jnp.int32(run.total), whole)
-        run.state = dataclasses.replace(state, total_steps=total)
+        run.state = _with_total(state, run.total)
     report.cut_back(out, int(state.step) if newest else -1)
     return run
 
 
 def _load_pool(folder: str, settings: TrainConfig) -> data.Pool:
-    """The folder's pool, with a bar while it is packed."""
-    bar = report.Bar("packing")
-    try:
+    """Load the folder's pool, with a bar while it is packed."""
+    cache = device.cache_directory() / "pools"
+    with closing(report.Bar("packing")) as bar:
         return data.load_pool(
-            folder,
-            settings.pool_side,
-            device.cache_directory() / "pools",
-            settings.min_colorfulness,
-            progress=bar.update,
+            folder, settings.pool_side, cache, settings.min_colorfulness, progress=bar.update
         )
-    finally:
-        bar.close()
 
 
 def _labels(settings: TrainConfig, pool: data.Pool, rows: np.ndarray) -> tuple[str, ...]:
-    """What the photographs to train on show, by their folders."""
+    """List what the photographs to train on show, by their folders."""
     labels = data.label_names(pool, rows)
     if len(labels) < 2:
         raise data.DataError(
@@ -314,7 +293,7 @@ def _labels(settings: TrainConfig, pool: data.Pool, rows: np.ndarray) -> tuple[s
 def _starting_weights(
     settings: TrainConfig,
 ) -> tuple[Params | None, tuple[str, ...], Params | None]:
-    """What a run begins with: a network's parameters and their labels, or those of an encoder."""
+    """Load what a run begins with: parameters and their labels, or an encoder's parameters."""
     network = dataclasses.replace(settings.network_config, labels=())
     if settings.encoder:
         shapes = model.shapes(network)["encoder"]
@@ -339,29 +318,24 @@ def _starting_weights(
 
 
 def with_labels(params: Params, before: tuple[str, ...], network: NetworkConfig) -> Params:
-    """Parameters for a network of other labels: its classifier is new, or left away."""
+    """Fit parameters to a network of other labels: its classifier is new, or dropped."""
     if before == network.labels:
         return params
     if before:
-        print(
-            "note: the labels that --init has learned are "
-            + ("others: they begin anew" if network.labels else "dropped, without --labels")
-        )
-    new = model.init(0, network)  # a new classifier is not random
-    return {
-        name: params[name] if name in params and not name.startswith("classifier") else part
-        for name, part in new.items()
-    }
+        fate = "others: they begin anew" if network.labels else "dropped, without --labels"
+        print(f"note: the labels that --init has learned are {fate}")
+    known = {name: part for name, part in params.items() if not name.startswith("classifier")}
+    return model.init(0, network) | known  # a new classifier is not random
 
 
 def _newest(out: Path) -> Path | None:
-    """The newest state in a run's directory, or the one before it if only that is left."""
+    """Find the newest state in a run's directory, or the one before it if only that is left."""
     paths = (out / f"{name}.safetensors" for name in ("newest", "previous"))
     return next((path for path in paths if path.exists()), None)
 
 
 def _restore(newest: Path, like: Any, settings: TrainConfig) -> tuple[Any, dict[str, Any]]:
-    """The state that a run goes on from: the newest, unless it is damaged or has come too far."""
+    """Read the state to go on from: the newest, unless it is damaged or has come too far."""
     previous = newest.with_name("previous.safetensors")
     try:
         state, progress = checkpoint.restore_state(newest, like)
@@ -384,12 +358,17 @@ def _restore(newest: Path, like: Any, settings: TrainConfig) -> tuple[Any, dict[
             f"--steps {total}: the run in {newest.parent} has come to step {int(state.step)}, and "
             f"its rate falls over a tenth of all steps: at least {fewest}"
         )
-    whole = state.total_steps.sharding
-    return dataclasses.replace(state, total_steps=jax.device_put(jnp.int32(total), whole)), progress
+    return _with_total(state, total), progress
+
+
+def _with_total(state: Any, total: int) -> Any:
+    """Set how many steps the run has."""
+    placed = jax.device_put(jnp.int32(total), state.total_steps.sharding)
+    return dataclasses.replace(state, total_steps=placed)
 
 
 def _total_steps(run: Run) -> int:
-    """How many steps --steps, --minutes or --epochs come to."""
+    """Compute how many steps --steps, --minutes or --epochs come to."""
     settings = run.config
     if settings.steps:
         return settings.steps
@@ -407,26 +386,23 @@ def _total_steps(run: Run) -> int:
     a_step = seconds_per_call(once, min(10, 3 * settings.minutes), run.agree)
     ema = step.local(run.state.ema)
     a_validation = seconds_per_call(lambda: run.validation.measure(ema), 0, run.agree)
+    seconds = 60 * settings.minutes
     if settings.validate_every:
-        steps = 60 * settings.minutes / (a_step + a_validation / settings.validate_every)
-    else:
-        left = 60 * settings.minutes - VALIDATIONS * a_validation
-        steps = max(left, 30 * settings.minutes) / a_step  # rather longer than untrained
-    return max(1, int(steps))
+        return max(1, int(seconds / (a_step + a_validation / settings.validate_every)))
+    left = max(seconds - VALIDATIONS * a_validation, seconds / 2)  # rather longer than untrained
+    return max(1, int(left / a_step))
 
 
 def seconds_per_call(function: Callable[[], object], seconds: float, agree: Agree) -> float:
-    """Mean time of a call over about as many seconds, the first two (compilation) apart.
+    """Time a call: its mean over about so many seconds, after two calls that compile.
 
-    All processes make as many calls, since each may wait for what the others send.
+    All processes make as many calls, since each may wait for the others.
     """
 
     def timed(calls: int) -> float:
         start = time.perf_counter()
         for _ in range(calls):
-            result = function()
-            if not isinstance(result, Measured):
-                jax.block_until_ready(result)
+            jax.block_until_ready(function())
         return (time.perf_counter() - start) / calls
 
     timed(2)

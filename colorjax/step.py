@@ -39,7 +39,7 @@ State = TypeVar("State", bound=TrainState)
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Gradients → updates but for the learning rate, which the step multiplies.
+    """Make the optimiser: gradients → updates, which the step multiplies by the learning rate.
 
     Muon, AdamW (Loshchilov and Hutter 2019), or RMSprop for comparison with older recipes. Weight
     decay falls on kernels alone: biases and scales have fewer than two dimensions.
@@ -62,9 +62,10 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(config: TrainConfig, step: jax.Array, total_steps: jax.Array) -> jax.Array:
-    """Linear warm-up over the first 2 % of the steps (at most 1,000), then the schedule to zero.
+    """Schedule the rate: linear warm-up over 2 % of the steps, at most 1,000, then down to zero.
 
-    Either a cosine, or a constant rate and over the last tenth 1 − √t (Hägele et al. 2024).
+    It falls by a cosine; or it is constant and falls over the last tenth by 1 − √t (Hägele et al.
+    2024).
     """
     warmup = jnp.clip(total_steps // 50, 1, 1000)
     if config.schedule == "wsd":
@@ -77,17 +78,17 @@ def learning_rate(config: TrainConfig, step: jax.Array, total_steps: jax.Array) 
 
 
 def trunk_steps(total_steps: int) -> int:
-    """How many steps of a wsd run come before its rate begins to fall."""
+    """Count the steps of a wsd run before its rate begins to fall."""
     return total_steps * 9 // 10
 
 
 def branch_steps(done: int) -> int:
-    """How many steps a wsd run has in all whose rate falls from this step on."""
+    """Count all steps of a wsd run whose rate begins to fall at this step."""
     return -(-done * 10 // 9)
 
 
 def learning_rates(config: TrainConfig, params: Params) -> Params:
-    """Each parameter's learning rate over the decoder's: less in an encoder, 0 where frozen."""
+    """Give each parameter's learning rate over the decoder's: less in an encoder, 0 if frozen."""
 
     def ratio(path: tuple, _: Any) -> float:
         names = [getattr(part, "key", getattr(part, "idx", None)) for part in path]
@@ -101,7 +102,7 @@ def learning_rates(config: TrainConfig, params: Params) -> Params:
 
 
 def without_frozen(config: TrainConfig, params: Params) -> Params:
-    """The same parameters; no gradient goes into those that are frozen, nor is any computed."""
+    """Stop the gradients of frozen parameters: none are computed."""
     rates = learning_rates(config, params)
     return jax.tree.map(lambda p, r: p if r else jax.lax.stop_gradient(p), params, rates)
 
@@ -113,15 +114,11 @@ def create_state(
     histogram: Array | None = None,
     encoder: Params | None = None,
 ) -> TrainState:
-    """A state at step 0.
+    """Make a state at step 0 of a schedule that ends at `total_steps`.
 
-    Args:
-        config: of the run.
-        total_steps: where the learning rate's schedule ends.
-        params: new ones unless given. New ones of a network with bins begin with the answer that
-            is best without looking, the bins' frequencies, rather than learn those first.
-        histogram: of the photographs' colours, `261`; even unless given.
-        encoder: of new parameters; random unless given.
+    Parameters are new unless `params` are given; new ones may have an `encoder`'s. In a network
+    with bins new ones predict the bins' frequencies, the best answer without looking, rather than
+    learn those first. `histogram` `261` is of the photographs' colours, even unless given.
     """
     histogram = np.ones(model.BINS) if histogram is None else histogram
     bin_weights = palette.bin_weights(histogram, 1 - config.class_balance)
@@ -142,7 +139,10 @@ def create_state(
 
 
 def downsampled_lab(config: TrainConfig, lightness: jax.Array, rgb: jax.Array) -> jax.Array:
-    """Lab `B h w 3` at the network's output size: L as given, the ab that is there at such L."""
+    """Scale the truth down to the output's size: L `B H W`, rgb `B H W 3` → Lab `B h w 3`.
+
+    Its ab is what the gamut holds at such L.
+    """
     lab = jnp.concatenate([lightness[..., None], color.rgb_to_lab(rgb)[..., 1:]], axis=-1)
     batch, height, width = lightness.shape
     block = config.network_config.reduction
@@ -154,7 +154,7 @@ def downsampled_lab(config: TrainConfig, lightness: jax.Array, rgb: jax.Array) -
 def make_inputs_and_targets(
     config: TrainConfig, key: jax.Array, images: Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Pictures `B S S 3` uint8 → what the network sees, `B H W`, and its true ab, `B h w 2`."""
+    """Augment pictures `B S S 3` uint8: what the network sees, `B H W`, and true ab `B h w 2`."""
     crop_key, film_key, degrade_key = jax.random.split(key, 3)
     rgb = augment.random_crops(crop_key, images, config.size)
     lightness = augment.film_lightness(film_key, rgb, config.film)
@@ -166,14 +166,9 @@ def make_inputs_and_targets(
 def train_step(
     config: TrainConfig, state: TrainState, images: Array, labels: Array | None = None
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
+    """Take a step on `B S S 3` uint8 pictures, S at least the training size; the state is donated.
 
-    Args:
-        config: of the run.
-        state: before it.
-        images: the pictures.
-        labels: `B`, the place of each one's label in the network's, −1 for none; not looked at by
-            a network without.
+    `labels` `B` are places among the network's labels, −1 for none; a network without ignores them.
 
     Returns:
         The next state, and scalars: the loss, and the gradient's norm before clipping.
@@ -199,7 +194,7 @@ def train_step(
 def predict(
     config: TrainConfig, params: Params, lightness: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The network's output, and the logits of its labels, in the run's type of computation."""
+    """Run the network in the run's type: its output, and the logits of its labels or None."""
     dtype = jnp.dtype(config.compute_dtype)
     return model.predict(params, config.network_config, lightness, dtype)
 
@@ -211,7 +206,7 @@ def ordinary_loss(
     bin_weights: jax.Array,
     labels: Array | None,
 ) -> jax.Array:
-    """The mean loss of what `predict` gives: of its colours and, if it has learned any, labels."""
+    """Average the loss of what `predict` gives: of its colours and, if it has any, labels."""
     output, label_logits = prediction
     value = loss.color_loss(config.head, output, target, bin_weights, config.huber).mean()
     if label_logits is None:
@@ -220,7 +215,7 @@ def ordinary_loss(
 
 
 def updated(config: TrainConfig, state: State, gradient: Params, rate: jax.Array) -> State:
-    """The network after a step along its gradient."""
+    """Move the network along its gradient, and its average after it."""
     updates, moments = optimizer(config).update(gradient, state.moments, state.params)
     rates = learning_rates(config, state.params)
 
@@ -240,18 +235,18 @@ def updated(config: TrainConfig, state: State, gradient: Params, rate: jax.Array
 
 @jax.jit
 def is_finite(state: TrainState) -> jax.Array:
-    """Whether all that is trained is finite numbers."""
+    """Tell whether every number of a state is finite."""
     numbers = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in numbers]))
 
 
 def local(tree: Any) -> Any:
-    """A tree of arrays that every device holds whole → the same on one device of this process."""
+    """Take arrays that every device holds whole from one device of this process."""
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
 
 
 def placement(devices: int = 0) -> tuple[NamedSharding, NamedSharding]:
-    """Shardings for the state (whole on each device) and for batches (split over them).
+    """Make the shardings of the state (whole on each device) and of batches (split over them).
 
     Args:
         devices: how many to use, the same number in every process; 0 means all.

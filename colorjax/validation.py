@@ -1,6 +1,7 @@
-"""What a run is measured on: photographs it does not learn from, and two answers to beat.
+"""Photographs that a run does not learn from: its network is measured and calibrated on them.
 
-And what is calibrated on them after training: how vivid the colours of a network shall be.
+Calibration decides how vivid the network's colours are. Two answers need no network, and are to be
+beaten: grey, and one colour everywhere.
 """
 
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Measured:
     psnr_constant: float  # of one colour everywhere
 
     def figures(self) -> dict[str, float]:
-        """All the numbers, to five digits."""
+        """List all the numbers, to five digits."""
         values = vars(self) | {
             "rarity_power": self.decoding.rarity_power,
             "saturation": self.decoding.saturation,
@@ -55,19 +56,19 @@ class Measured:
 
 
 def selection_score(measured: Measured) -> float:
-    """What the best of a run's weights have most of."""
+    """How good weights are; a run keeps those of the highest score."""
     return -measured.validation_loss
 
 
 def upsample_and_merge(lightness: Array, ab: Array) -> jax.Array:
-    """Lightness `B H W` with ab `B h w 2` scaled up bicubically → sRGB `B H W 3` of 8-bit steps."""
+    """Merge lightness `B H W` and ab `B h w 2`, scaled up bicubically: sRGB `B H W 3`, 8 bits."""
     ab = jax.image.resize(ab, (*lightness.shape, 2), "cubic")
     lab = jnp.concatenate([lightness[..., None], ab], axis=-1)
     return jnp.round(255 * color.fit_gamut(lab)) / 255
 
 
 def centre_crops(images: Array, size: int) -> jax.Array:
-    """`B S S 3` uint8 → the centre `B size size 3` in 0…1."""
+    """Crop the centre of `B S S 3` uint8: `B size size 3` in 0…1."""
     start = (images.shape[1] - size) // 2
     return jnp.asarray(images[:, start : start + size, start : start + size], jnp.float32) / 255
 
@@ -76,12 +77,12 @@ def centre_crops(images: Array, size: int) -> jax.Array:
 def evaluate(
     config: TrainConfig, params: Params, bin_weights: jax.Array, images: Array, powers: Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """What the network makes of the centre crops of `B S S 3` uint8 pictures.
+    """Run the network on the centre crops of `B S S 3` uint8 pictures.
 
     Returns:
-        Each picture's loss `B`; its ab `K B h w 2`, one for each of `K` powers of the bins'
-        weights that probabilities are multiplied by (a network without bins has one answer to
-        all); and the number of its most likely label `B`, None from a network without labels.
+        Each picture's loss `B`; its ab `K B h w 2` for each of `K` rarity powers, which a network
+        without bins ignores; and the number of its likeliest label `B`, None from a network
+        without labels.
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
@@ -94,13 +95,13 @@ def evaluate(
         decoding = Decoding(rarity_power=power, bin_weights=bin_weights)  # type: ignore - traced
         return palette.decode(output, config.head, decoding)
 
-    # One after another: all at once would need more memory than a training step.
+    # One power after another: all at once would need more memory than a training step.
     return losses, jax.lax.map(decoded, powers), label
 
 
 @partial(jax.jit, static_argnums=0)
 def downsampled_truth(config: TrainConfig, images: Array) -> jax.Array:
-    """Centre crops of `B S S 3` uint8 pictures as Lab `B h w 3` at the network's output size."""
+    """Scale centre crops of `B S S 3` uint8 down to the network's output: Lab `B h w 3`."""
     rgb = centre_crops(images, config.size)
     return step.downsampled_lab(config, color.lightness(rgb), rgb)
 
@@ -117,16 +118,11 @@ class Validation:
         bin_weights: Array,
         labels: np.ndarray | None = None,
     ):
-        """Take photographs, and measure the two answers that need no network.
+        """Take these rows of the pool, and measure the two answers that need no network.
 
-        Args:
-            config: of the run; its colourfulness, as a fraction of the truth's, is what `measure`
-                calibrates to; 0 leaves the colours as predicted.
-            pool: where the photographs are.
-            rows: which of them, at least one.
-            constant_ab: one ab for everything, of shape 2: the training photographs' mean.
-            bin_weights: `261`, of the training photographs.
-            labels: of all photographs of the pool, as `data.label_numbers` gives them.
+        `constant_ab`, of shape 2, is the one colour, and `bin_weights` are `261`: both of the
+        training photographs. `labels` are of all photographs of the pool. `measure` calibrates to
+        `config.colorfulness`, a fraction of the truth's; 0 leaves the colours as predicted.
         """
         self._labels = np.full(len(rows), -1) if labels is None else labels[rows]
         self._config, self._bin_weights = config, np.asarray(bin_weights)
@@ -144,7 +140,7 @@ class Validation:
         self.psnr_constant = float(_psnr(self.truth, np.reshape(constant_ab, (1, 1, 1, 2))))
 
     def predict(self, params: Params) -> tuple[float, np.ndarray, np.ndarray | None]:
-        """The objective's mean, ab `K N h w 2` for each of the powers, and labels `N`."""
+        """Predict all photographs: mean loss, ab `K N h w 2` for each of `K` powers, labels `N`."""
         several = self._config.colorfulness and self._config.head == "bins"
         powers = np.array(POWERS if several else (0.0,), np.float32)
         parts = [
@@ -168,20 +164,20 @@ class Validation:
             raise FloatingPointError("the network's colours are not finite")
         power, saturation = self._calibrate(ab) if self._config.colorfulness else (0, 1.0)
         calibrated = saturation * ab[power]
-        is_bins = self._config.head == "bins"
+        distances = [*map(_distance_histogram, self._small, ab[0])]
         return Measured(
             samples=np.asarray(_colored(self.truth[:samples], calibrated[:samples])),
             decoding=Decoding(
                 saturation=saturation,
                 rarity_power=POWERS[power],
-                bin_weights=self._bin_weights if is_bins else None,
+                bin_weights=self._bin_weights if self._config.head == "bins" else None,
                 working_size=self._config.working_size,
             ),
             validation_loss=loss,
             psnr=float(_psnr(self.truth, ab[0])),
             psnr_calibrated=float(_psnr(self.truth, calibrated)),
             colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth),
-            auc=float(metrics.auc(np.sum([*map(_distances, self._small, ab[0])], axis=0))),
+            auc=float(metrics.auc(np.sum(jax.device_get(distances), axis=0, dtype=np.float64))),
             **self._label_accuracy(labels),
             psnr_grey=self.psnr_grey,
             psnr_constant=self.psnr_constant,
@@ -196,12 +192,12 @@ class Validation:
         return {"label_accuracy": float(right), "label_chance": float(most)}
 
     def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
-        """Choose the rarity power and the saturation: its place among the powers, and a factor.
+        """Choose the rarity power, by its place in `POWERS`, and the saturation.
 
-        For each power, bisection finds the saturation that reaches the target colourfulness, a
-        mean absolute one at the network's output size. The largest power whose PSNR is within
-        0.05 dB of the best is kept. A network that knows nothing yet would need more than the
-        largest saturation with every power: it gets the first power, and that saturation.
+        For each power, bisection finds the saturation that reaches the target: the mean absolute
+        colourfulness at the network's output size. The largest power whose PSNR is within 0.05 dB
+        of the best is kept. If every power needs more than the largest saturation, as in a network
+        that knows nothing yet, the first power gets that.
         """
         target, candidates = self._config.colorfulness * self._cf_truth, []
         for index, answer in enumerate(ab):
@@ -211,18 +207,18 @@ class Validation:
                 below = _colorfulness(self._small, answer, middle) < target
                 low, high = (middle, high) if below else (low, middle)
             if high < MAX_SATURATION:
-                candidates.append((float(_error(self._small, answer, high)), index, high))
+                candidates.append((float(_small_psnr(self._small, answer, high)), index, high))
         if not candidates:
             return 0, MAX_SATURATION
-        limit = min(candidates)[0] + PSNR_TOLERANCE_DB
-        return max((index, high) for error, index, high in candidates if error <= limit)
+        least = max(candidates)[0] - PSNR_TOLERANCE_DB
+        return max((index, high) for psnr, index, high in candidates if psnr >= least)
 
 
 @jax.jit
 def _psnr(truth: jax.Array, ab: jax.Array) -> jax.Array:
-    """Mean PSNR of ab `N h w 2` or `1 1 1 2`, one picture after another, which bounds memory.
+    """Average the PSNR of ab `N h w 2` or `1 1 1 2`, one picture after another: less memory.
 
-    A photograph counts 60 at most: an all-black one would be infinite.
+    A photograph counts 60 dB at most; an all-black one would be infinite.
     """
 
     def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -242,23 +238,19 @@ def _fitted(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
 
 @jax.jit
 def _colorfulness(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
-    """Mean absolute colourfulness of ab times a saturation, at the lightness of `lab`."""
+    """Average the absolute colourfulness of ab times a saturation, at the lightness of `lab`."""
     return color.colorfulness(_fitted(lab, ab, saturation), absolute=True).mean()
-
-
-def _distances(lab: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """The distance histogram of a picture's ab against `lab`, by which AuC is measured: float64."""
-    return np.asarray(_distance_histogram(lab, ab), np.float64)
 
 
 @jax.jit
 def _distance_histogram(lab: jax.Array, ab: jax.Array) -> jax.Array:
+    """Count a picture's pixels by the distance of ab from `lab`, for AuC."""
     fitted = color.rgb_to_lab(_fitted(lab, ab, jnp.float32(1)))
     return metrics.distance_histogram(fitted[..., 1:], lab[..., 1:])
 
 
 @jax.jit
-def _error(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
-    """Minus the mean PSNR of ab times a saturation against `lab`, in dB."""
+def _small_psnr(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
+    """Average the PSNR of ab times a saturation at the output's size, 60 dB at most each."""
     psnr = metrics.psnr(_fitted(lab, ab, saturation), color.fit_gamut(lab))
-    return -jnp.minimum(psnr, 60).mean()
+    return jnp.minimum(psnr, 60).mean()

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What an adversary and labels bring to a vivid network of width 48: two seeds, then quality.py on all.
+# What an adversary and labels bring to a vivid U-Net of width 48: two seeds, then quality.py on all.
 #
 #   experiments/beyond.sh PHOTOGRAPHS VALIDATION WEIGHTS OUT
 #
-# From the same weights, as many more steps each: `on`, and `labels`, where the folders of the first
+# From the same weights, a U-Net's with bins, as many more steps each: `on`, and `labels`, where the folders of the first
 # level are the labels. From each of `on`: `gan`, 160 adversarial steps (1.00 GFLOP a sample at 64²,
 # padding not counted), and `more`, as much arithmetic without: 235 steps (0.68). By Muon. All of it
 # takes about three quarters of an hour on two CPU cores; interrupted, it goes on where it was.
@@ -21,7 +21,8 @@ row() { # name, options
   if [ -d "$out/$name" ]; then
     "$python" train.py --out "$out/$name" --resume
   else
-    "$python" train.py --data "$photographs" --out "$out/$name" --width 48 "$@"
+    "$python" train.py --data "$photographs" --out "$out/$name" \
+      --network unet --width 48 --size 64 --schedule cosine "$@"
   fi
 }
 

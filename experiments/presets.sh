@@ -7,7 +7,7 @@
 # 1,600 steps of 64 for the unet of width 48 (0.66 GFLOP a sample, 0.68 with bins, padding not
 # counted) and 1,791 steps of 16 for the paper's network (2.58). `ancestor` is the recipe the paper
 # grew from, Wallner's tutorial: RMSprop at its usual 0.001, batch 10, the paper's network. The
-# others train by AdamW.
+# others train by AdamW. `vivid` is the U-Net that the preset had before the pretrained encoder.
 #
 # A long row takes about a quarter of an hour on two CPU cores; an interrupted one is resumed.
 set -euo pipefail
@@ -30,7 +30,8 @@ row() { # name, options
 for seed in 1 2; do
   row paper-$seed --preset paper --batch 16 --steps 1791 --validate-every 179 --seed $seed
   row unet-$seed --preset unet --width 48 --steps 1600 --validate-every 160 --seed $seed
-  row vivid-$seed --preset vivid --width 48 --steps 1600 --validate-every 160 --seed $seed
+  row vivid-$seed --preset vivid --network unet --init none --size 64 --schedule cosine --lr 1e-3 \
+    --width 48 --steps 1600 --validate-every 160 --seed $seed
 done
 row ancestor-1 --preset paper --optimizer rmsprop --lr 1e-3 --batch 10 --steps 2865 \
   --validate-every 286 --seed 1

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from conftest import picture, refused
 from PIL import Image
 
-from colorjax import checkpoint, color, model
+from colorjax import checkpoint, color, config, model
 from colorjax.model import NetworkConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -148,6 +149,33 @@ def test_shell_scripts_are_whole_and_say_what_they_need(script):
     subprocess.run(["bash", "-n", path], check=True)
     alone = subprocess.run(["bash", path], capture_output=True, text=True)
     assert alone.returncode != 0 and "usage: " in alone.stderr
+
+
+@pytest.mark.parametrize(("script", "rows"), [("presets.sh", 7), ("beyond.sh", 8)])
+def test_experiments_train_as_their_page_says(script, rows, tmp_path, monkeypatch):
+    """At 64 pixels, by a cosine: the U-Net's, whatever the presets have become since."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHON", str(python))
+    network = NetworkConfig("unet", 48, "bins")
+    monkeypatch.setattr(checkpoint, "read_header", lambda path: (network,))
+    more = [tmp_path / "unet.safetensors"] if script == "beyond.sh" else []
+    path = BENCHMARKS.parent / "experiments" / script
+    subprocess.run(["bash", path, tmp_path, tmp_path, *more, tmp_path / "out"], check=True)
+    lines = (tmp_path / "called").read_text().splitlines()
+    trained = [line.split()[1:] for line in lines if line.startswith("train.py")]
+    assert len(trained) == rows
+    for argv in trained:
+        settings = config.resolve(vars(config.train_parser().parse_args(argv)))
+        name = Path(settings.out).name.split("-")[0]
+        kind = "paper" if name in ("paper", "ancestor") else "unet"
+        assert (settings.network, settings.size, settings.schedule) == (kind, 64, "cosine")
+        assert settings.network == "paper" or settings.width == 48
+        rate = {"paper": 3e-4, "more": 2e-4, "gan": 2e-4}.get(name, 1e-3)
+        assert settings.lr == pytest.approx(rate)
+        assert (settings.init == "none") == (script == "presets.sh")
 
 
 def test_peers_compute_the_same():

@@ -1,5 +1,7 @@
 import dataclasses
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -124,6 +126,16 @@ def test_the_state_before_the_newest_stays(state, tmp_path):
     assert checkpoint.restore_state(path, state)[1] == {"at": 3}
     assert checkpoint.restore_state(tmp_path / "previous.safetensors", state)[1] == {"at": 2}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path):
+    path, params = tmp_path / "weights.safetensors", {"a": np.zeros(3)}
+    killed = "import os, numpy; from colorjax import checkpoint; os.fsync = lambda _: os._exit(9)\n"
+    killed += f"checkpoint.save_weights({str(path)!r}, {{'a': numpy.zeros(3)}}, {{}}, {{}})"
+    assert subprocess.run([sys.executable, "-c", killed], timeout=120).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    checkpoint.save_weights(path, params, {}, {})
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_leaves_the_states_that_were_there(state, tmp_path, monkeypatch):

@@ -107,14 +107,17 @@ def test_one_new_photograph_is_all_that_is_decoded(photographs, tmp_path, monkey
 
 def test_pools_that_others_use_are_not_named(photographs, tmp_path):
     pack(photographs, tmp_path, side=32)
-    folder = tmp_path / "copy"
+    folder, namesake = tmp_path / "copy", tmp_path / "elsewhere/copy"
     shutil.copytree(photographs, folder)
+    shutil.copytree(photographs / "flowers", namesake)
+    others = [pack(namesake, tmp_path)[0], pack(folder, tmp_path, min_colorfulness=1)[0]]
     directory = tmp_path / "pools" / f"{folder.name}-24px-0123456789abcdef.tmp-x"
     directory.mkdir()  # of a packing that goes on right now
     assert not any("no longer" in line for line in pack(folder, tmp_path)[1])
     os.utime(directory, (0, 0))  # of one that was killed
     Image.fromarray(picture(99)).save(folder / "a.png")
-    assert any(str(directory) in line for line in pack(folder, tmp_path)[1])
+    *_, said = pack(folder, tmp_path)[1]
+    assert str(directory) in said and not any(str(pool.directory) in said for pool in others)
 
 
 def test_a_default_given_explicitly_or_another_name_of_the_folder_packs_nothing_anew(
@@ -192,6 +195,17 @@ def test_two_may_pack_one_folder_at_once(photographs, tmp_path):
     pool, _ = pack(photographs, tmp_path, progress=other_run)
     assert len(pool) == 40 and (pool.images.reshape(40, -1).max(1) > 0).all()
     assert len(list((tmp_path / "pools").iterdir())) == 1  # nothing is left of either
+
+
+def test_another_packing_may_end_meanwhile(photographs, tmp_path):
+    directory = tmp_path / "pools" / f"{photographs.name}-24px-0123456789abcdef.tmp-x"
+    directory.mkdir(parents=True)
+
+    def ends(done, total):
+        if done == 20:
+            directory.rmdir()
+
+    assert len(pack(photographs, tmp_path, progress=ends)[0]) == 40
 
 
 def test_all_photographs_train_or_validate():

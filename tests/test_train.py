@@ -309,9 +309,10 @@ def test_fine_tuning_starts_from_the_weights(photographs, whole, tmp_path, capsy
     before, after = weights(whole), weights(out)
     for name in before:
         np.testing.assert_allclose(after[name], before[name], atol=2e-3)  # one step of lr 1e-3
-    again = tmp_path / "again"  # killed before its first checkpoint
+    again = tmp_path / "again"  # killed after it was measured, before its first checkpoint
     again.mkdir()
-    shutil.copy(out / "config.json", again)
+    for name in ("config.json", "weights.safetensors"):
+        shutil.copy(out / name, again)
     assert train.main(["--out", str(again), "--resume"]) == 0
     for name, value in after.items():
         np.testing.assert_array_equal(weights(again)[name], value)
@@ -414,6 +415,8 @@ def test_bad_cool_downs_get_a_sentence(trunk, whole, tmp_path, capsys):
     refused(capsys, train.main, ["--cool-down", trunk, "--out", trunk], trunk, "exists already")
     more = ["--cool-down", trunk, "--out", out, "--lr", "0.1"]
     refused(capsys, train.main, more, "--lr 0.1", "differs")
+    steps = ["--cool-down", trunk, "--out", out, "--steps", "99"]
+    refused(capsys, train.main, steps, "--steps 99", "--cool-down")
     fewer = ["--out", trunk, "--resume", "--steps", "19"]
     refused(capsys, train.main, fewer, "--steps 19", "step 18", "at least 20")
     cosine = tmp_path / "cosine"
@@ -423,6 +426,12 @@ def test_bad_cool_downs_get_a_sentence(trunk, whole, tmp_path, capsys):
     (cosine / "config.json").write_text(json.dumps(saved))
     refused(capsys, train.main, ["--cool-down", cosine, "--out", out], "--schedule", "cosine")
     refused(capsys, train.main, ["--out", cosine, "--resume", "--steps", "99"], "--steps 99")
+    gone = tmp_path / "gone"
+    shutil.copytree(trunk, gone)
+    saved = json.loads((gone / "config.json").read_text())
+    saved["config"]["data"] = str(tmp_path / "moved")
+    (gone / "config.json").write_text(json.dumps(saved))
+    refused(capsys, train.main, ["--cool-down", gone, "--out", out], "moved", "--data")
     assert not out.exists()
 
 

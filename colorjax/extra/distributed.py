@@ -1,8 +1,8 @@
 """A run that several processes share, one a machine or one a GPU.
 
-Every process runs the same program on its own part of each batch. The first one's run directory is
-the run's; the others write into directories of their own, which are gone at the end. All of them
-must see the run directory to resume from it, and the same photographs.
+Every process runs the same program on its part of each batch. The first one writes the run's
+directory; the others write into temporary ones. All of them must see the same photographs and, to
+resume, the run's directory.
 """
 
 import atexit
@@ -23,11 +23,8 @@ from colorjax.config import ConfigError, resolve
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Find the others, before anything else is done with JAX.
 
-    Args:
-        coordinator: HOST:PORT of the first process; "auto" asks the cluster (Slurm, Open MPI, …)
-            for everything.
-        processes: how many there are.
-        process: which of them this is, from 0.
+    `coordinator` is HOST:PORT of the first of `processes`; `process` is the place of this one, from
+    0. "auto" asks the cluster (Slurm, Open MPI, …) for all three.
 
     Raises:
         ConfigError: they cannot be joined.
@@ -53,7 +50,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def silenced(given: dict[str, Any]) -> dict[str, Any]:
-    """The command line of this process: all but the first say nothing and write elsewhere."""
+    """Let all processes but the first say nothing and write elsewhere: their command line."""
     if jax.process_index() == 0:
         return given
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
@@ -68,5 +65,5 @@ def silenced(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def max_over_processes(value: Any) -> Any:
-    """The greatest that any process has for this number: what all of them go by."""
+    """Take the greatest of all processes' values for a number, which all of them go by."""
     return type(value)(np.max(multihost_utils.process_allgather(np.asarray(value))))

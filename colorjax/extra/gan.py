@@ -1,8 +1,8 @@
 """Adversarial training, a run of its own from trained weights: `train.py --preset gan`.
 
 Squared error's best answer to "red or blue?" is the grey between, and a discriminator would know
-it at once (Isola et al. 2017). Here a conditional PatchGAN learns to tell true colours, and the
-network to be taken for true. The hinge loss (Lim and Ye 2017), R1 now and then (Mescheder et al.
+it at once. Here a conditional PatchGAN (Isola et al. 2017) learns to tell true colours, and the
+network learns to pass for true. The hinge loss (Lim and Ye 2017), R1 now and then (Mescheder et al.
 2018; lazily: Karras et al. 2020), feature matching (Wang et al. 2018). The losses of ordinary
 training stay beside it. `create_state`, `train_step` and `selection_score` stand in for those of
 `step.py` and `validation.py`.
@@ -72,16 +72,10 @@ def _graph(reduction: int) -> nnx.GraphDef:
 def discriminate(
     config: TrainConfig, discriminator: Params, lightness: jax.Array, ab: jax.Array
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """What the discriminator says of colours.
-
-    Args:
-        config: of the run whose colours it judges.
-        discriminator: its parameters.
-        lightness: `B H W`, L* in 0…100, H and W multiples of the network's reduction.
-        ab: `B h w 2`, so many times smaller.
+    """Score ab `B h w 2` at lightness `B H W`, L* in 0…100: H = h times the network's reduction.
 
     Returns:
-        Scores `B y x`, higher the truer it takes them for, and the features of its layers.
+        Scores `B y x`, higher the truer the colours look, and the features of the layers.
     """
     reduction = config.network_config.reduction
     x = space_to_depth(lightness[..., None] / 50 - 1, reduction)
@@ -90,18 +84,17 @@ def discriminate(
 
 
 def hinge(true: jax.Array, predicted: jax.Array) -> jax.Array:
-    """The discriminator's loss by its scores `B …` of true and of predicted colours: a scalar.
+    """Compute the hinge loss of the scores `B …` of true and of predicted colours: a scalar.
 
-    It wants true ones above 1 and predicted ones below −1, and no more.
+    It is 0 where true ones score above 1 and predicted ones below −1.
     """
     return jax.nn.relu(1 - true).mean() + jax.nn.relu(1 + predicted).mean()
 
 
 def feature_matching(true: list[jax.Array], predicted: list[jax.Array]) -> jax.Array:
-    """Mean distance of the features of true and predicted colours, over the layers.
+    """Average the distance of true and predicted colours' features over the layers.
 
-    Wang et al. 2018 (pix2pixHD), equation 4: colours that are unlike the true ones in the eyes of
-    the discriminator. Without gradient into the true ones.
+    Wang et al. 2018 (pix2pixHD), equation 4. No gradient goes into the true ones.
     """
     distances = [
         jnp.abs(jax.lax.stop_gradient(t) - p).astype(jnp.float32).mean()
@@ -117,7 +110,7 @@ def discriminator_loss(
     true: jax.Array,
     predicted: jax.Array,
 ) -> jax.Array:
-    """What the discriminator minimises: the hinge loss of true and predicted ab `B h w 2`."""
+    """Compute what the discriminator minimises, of true and predicted ab `B h w 2`: a scalar."""
     scores = partial(discriminate, config, discriminator, lightness)
     return hinge(scores(true)[0], scores(predicted)[0])
 
@@ -129,16 +122,16 @@ def adversarial_loss(
     true: jax.Array,
     output: jax.Array,
 ) -> jax.Array:
-    """What the network minimises beside its ordinary loss: not being taken for true, a scalar."""
-    say = partial(discriminate, config, discriminator, lightness)
-    scores, features = say(palette.decode(output, config.head))
-    return MATCHING * feature_matching(say(true)[1], features) - scores.mean()
+    """Compute what the network minimises beside its ordinary loss: a scalar."""
+    judge = partial(discriminate, config, discriminator, lightness)
+    scores, features = judge(palette.decode(output, config.head))
+    return MATCHING * feature_matching(judge(true)[1], features) - scores.mean()
 
 
 def gradient_penalty(
     config: TrainConfig, discriminator: Params, lightness: jax.Array, true: jax.Array
 ) -> jax.Array:
-    """R1: half the mean squared gradient of the scores by true ab, in units of 50."""
+    """Compute R1: half the mean squared gradient of the scores by true ab, in units of 50."""
 
     def scores(units: jax.Array) -> jax.Array:
         return discriminate(config, discriminator, lightness, 50 * units)[0].sum()
@@ -156,7 +149,7 @@ class GanState(TrainState):
 
 
 def optimizer() -> optax.GradientTransformation:
-    """Adam with little momentum, since what the discriminator must tell apart keeps moving."""
+    """Make Adam with little momentum, since what the discriminator must tell apart moves."""
     return optax.scale_by_adam(b1=0.5, b2=0.99)
 
 
@@ -167,7 +160,7 @@ def create_state(
     histogram: Array | None = None,
     encoder: Params | None = None,
 ) -> GanState:
-    """A state at step 0, as `step.create_state`, with a discriminator that has no opinion yet."""
+    """Make a state at step 0, as `step.create_state`, and a discriminator without an opinion."""
     state = step.create_state(config, total_steps, params, histogram, encoder)
     rng = np.random.default_rng(config.seed)
     module = Discriminator(config.network_config.reduction, rng)
@@ -183,10 +176,10 @@ def create_state(
 def train_step(
     config: TrainConfig, state: GanState, images: Array, labels: Array | None = None
 ) -> tuple[GanState, dict[str, jax.Array]]:
-    """As `step.train_step`, with a step of the discriminator beside it.
+    """Take a step as `step.train_step`, and one of the discriminator beside it.
 
-    The network runs forward once: the discriminator learns from what comes out, and what it says
-    of that goes back through the same pass. The gradients are those of two separate passes.
+    The network runs forward once. The discriminator learns from its output, and the gradient of the
+    scores goes back through the same pass; gradients equal those of two passes.
 
     Returns:
         The next state, and scalars: the network's loss but for what the discriminator says, the
@@ -209,7 +202,7 @@ def train_step(
     output_gradient, ordinary = jax.grad(network_loss, (0, 1), has_aux=True)(output, label_logits)
     (gradient,) = pull(output_gradient)
 
-    def own_loss(discriminator: Params) -> jax.Array:
+    def of_discriminator(discriminator: Params) -> jax.Array:
         predicted = palette.decode(output, config.head)
         return discriminator_loss(config, discriminator, lightness, true, predicted)
 
@@ -217,11 +210,13 @@ def train_step(
         penalty = jax.grad(lambda d: gradient_penalty(config, d, lightness, true))
         return jax.tree.map(lambda g: R1_INTERVAL * g, penalty(discriminator))
 
-    own_value, own_gradient = jax.value_and_grad(own_loss)(state.discriminator)
+    discriminator_value, discriminator_gradient = jax.value_and_grad(of_discriminator)(
+        state.discriminator
+    )
     due, nothing = state.step % R1_INTERVAL == 0, partial(jax.tree.map, jnp.zeros_like)
     penalty = jax.lax.cond(due, penalised, nothing, state.discriminator)
-    own_gradient = jax.tree.map(jnp.add, own_gradient, penalty)
-    updates, moments = optimizer().update(own_gradient, state.discriminator_moments)
+    discriminator_gradient = jax.tree.map(jnp.add, discriminator_gradient, penalty)
+    updates, moments = optimizer().update(discriminator_gradient, state.discriminator_moments)
 
     # Both rates fall linearly to zero; the network's rises first.
     done = state.step / jnp.maximum(state.total_steps, 1)
@@ -231,12 +226,9 @@ def train_step(
     state = step.updated(config, state, gradient, warm * rate / TTUR_RATIO)
     state = replace(state, discriminator=discriminator, discriminator_moments=moments)
     norm = optax.tree.norm(gradient)
-    return state, {"loss": ordinary, "gradient_norm": norm, "discriminator": own_value}
+    return state, {"loss": ordinary, "gradient_norm": norm, "discriminator": discriminator_value}
 
 
 def selection_score(measured: Measured) -> float:
-    """What the best of a run's weights have most of: colours as people take them.
-
-    AuC, less the distance of the colourfulness from the truth's.
-    """
+    """How good weights are: AuC, less the distance of the colourfulness from the truth's."""
     return measured.auc - COLORFULNESS_WEIGHT * abs(1 - measured.colorfulness)

@@ -30,7 +30,7 @@ def scale_by_muon(outer: tuple[str, ...] = ()) -> optax.GradientTransformation:
 
 
 def kinds(params: Any, outer: tuple[str, ...] = ()) -> Any:
-    """Which of the two, "muon" or "adam", updates each parameter."""
+    """Choose what updates each parameter: "muon" or "adam"."""
 
     def kind(path, parameter) -> str:
         hidden = parameter.ndim == 4 and getattr(path[0], "key", "") not in outer
@@ -41,7 +41,7 @@ def kinds(params: Any, outer: tuple[str, ...] = ()) -> Any:
 
 
 def _orthogonalised(updates, _=None):
-    """Each kernel's update, those of one shape together: a program of few, large products."""
+    """Make each kernel's update orthogonal, those of one shape together: few, large products."""
     leaves, tree = jax.tree.flatten(updates)
     alike = defaultdict(list)
     for place, leaf in enumerate(leaves):
@@ -56,7 +56,7 @@ def _orthogonalised(updates, _=None):
 
 @jax.default_matmul_precision("highest")  # TF32 makes small eigenvalues negative: they grow
 def orthogonal(matrices: jax.Array) -> jax.Array:
-    """Matrices `N rows columns` → about the orthogonal ones nearest to them.
+    """Bring matrices `N rows columns` near the orthogonal ones nearest to them.
 
     Jordan's Newton-Schulz iteration brings the singular values to 0.7…1.2; those below a
     thousandth of the norm stay smaller. It runs on the square, the product of a matrix with its
