@@ -87,6 +87,8 @@ def folder(count: int, weights: str | None) -> dict:
     from colorjax.colorizer import Colorizer
     from colorjax.media import files, folder
 
+    device.keep_memory()  # as `colorize.py` does for a folder
+
     device.use_compilation_cache()
     colorizer = Colorizer.load(weights)
     with tempfile.TemporaryDirectory() as place:

@@ -336,6 +336,7 @@ def color_folder(options: argparse.Namespace, source: Path, target: Path) -> int
         say(f"{before} of {len(pairs)} photographs are done already (--overwrite redoes them)")
     partial = []
     if todo:
+        device.keep_memory()
         colorizer = load(options)
         try:
             with closing(report.Bar("colouring", "photographs/s")) as bar:
@@ -369,6 +370,7 @@ def color_film(options: argparse.Namespace, source: Path, target: Path) -> int:
         check_replaced(source, target, lambda path: demux.first_frame(path).pixels)
     given = read_hints(options, demux.first_frame(source).pixels) if options.hints else []
     film_hints = FilmHints(given, options.reach) if given else None
+    device.keep_memory()
     colorizer, bar = load(options), report.Bar("colouring", "frames/s")
     try:
         with closing(bar):
