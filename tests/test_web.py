@@ -822,9 +822,22 @@ def test_all_of_it_by_keyboard(chromium, running):
             )
             assert outlined, "the focus is not to be seen"
         assert {
-            "add", "add-folder", "fit", "full", "surface", "compare", "saturation", "warmth",
-            "tint", "rarity", "reset", "save", "format", "save-hints", "keys.png",
-        } <= reached  # fmt: skip
+            "add",
+            "add-folder",
+            "fit",
+            "full",
+            "surface",
+            "compare",
+            "saturation",
+            "warmth",
+            "tint",
+            "rarity",
+            "reset",
+            "save",
+            "format",
+            "save-hints",
+            "keys.png",
+        } <= reached
         page.focus("#surface")
         for key in ("ArrowRight", "ArrowRight", "Shift+ArrowDown", "Enter"):
             page.keyboard.press(key)
