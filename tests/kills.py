@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import conftest  # before jax: devices and caches of the tests' own
 import numpy as np
 import safetensors.numpy
