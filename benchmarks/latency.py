@@ -99,7 +99,7 @@ def folder(count: int, weights: str | None) -> dict:
         first = files.read(source / "0000.jpg").pixels
         lightness, filled = colorizer.to_network_input(first)
         batch = np.stack([lightness] * folder.BATCH)
-        ab = colorizer.predict(batch)[0][0]
+        ab = colorizer.predict(batch)[0]
         colorizer.merge(first, ab, filled)  # everything is compiled
         start = time.perf_counter()
         for _ in range(-(-count // folder.BATCH)):

@@ -69,7 +69,7 @@ def variants(path: str | None, name: str, options: argparse.Namespace) -> dict[s
     found = {}
     for size in options.working_size or [None]:
         named = f"{name} at {size}" if len(options.working_size) > 1 else name
-        used = found[named] = Colorizer.load(path, size)
+        used = found[named] = Colorizer.load(path, working_size=size)
         how = used.decoding
         if used.network.head != "bins":
             continue
@@ -77,7 +77,9 @@ def variants(path: str | None, name: str, options: argparse.Namespace) -> dict[s
             for power in options.rarities:
                 if (t, 1, power) != (how.temperature, how.saturation, how.rarity_power):
                     row = f"{named}, T {t:g}" + (f", rarity {power:g}" if power else "")
-                    found[row] = Colorizer.load(path, size, t, 1, power)
+                    found[row] = Colorizer.load(
+                        path, working_size=size, temperature=t, saturation=1, rarity_power=power
+                    )
     return found
 
 
@@ -187,7 +189,7 @@ def colored(colorizer: Colorizer, images: np.ndarray) -> np.ndarray:
         batch = images[start : start + BATCH]
         lightness, fractions = zip(*map(colorizer.to_network_input, batch), strict=True)
         filled = np.resize(np.stack(lightness), (BATCH, *lightness[0].shape))
-        ab, _ = colorizer.predict(filled)
+        ab = colorizer.predict(filled)
         out += map(colorizer.merge, batch, ab[: len(batch)], fractions)
     return np.stack(out)
 

@@ -180,7 +180,7 @@ def inference(
 
     @jax.jit
     def predict(params: model.Params, lightness: jax.Array) -> jax.Array:
-        output = model.apply(params, network, lightness, jnp.dtype(dtype))
+        output = model.predict(params, network, lightness, jnp.dtype(dtype)).output
         return output if network.head == "ab" else palette.annealed_mean(output)
 
     work = flops.count(predict, params, sets[0])

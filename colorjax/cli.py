@@ -52,7 +52,7 @@ with _on_signals(_quit, {"SIGINT": signal.default_int_handler}):  # the imports 
 
     from colorjax import color, device, report
     from colorjax.checkpoint import WeightsError
-    from colorjax.colorizer import Colorizer, confidence_map, correct, neutral
+    from colorjax.colorizer import Colorizer, confidence_map, neutral
     from colorjax.config import ConfigError
     from colorjax.hints import Hint, HintError
     from colorjax.media import demux, files, folder, hint_files
@@ -265,31 +265,23 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
             f"--confidence {options.confidence}: these weights have no bins and do "
             "not say how sure they are"
         )
-    lightness, content_fraction = colorizer.to_network_input(photograph.pixels)
-    if given:
-        analysis = colorizer.analyze(photograph.pixels)
-        ab, confidence = analysis.ab, analysis.confidence
-    else:
-        analysis = None
-        colors, sure = colorizer.predict(lightness[None])
-        ab, confidence = colors[0], None if sure is None else sure[0]
-    height, width = photograph.pixels.shape[:2]
+    analysis = colorizer.analyze(photograph.pixels)
     if options.warmth == "auto":
         # The shift takes the tint away with the rest.
-        ab = correct(neutral(ab, lightness, content_fraction), tint=options.tint)
-    if analysis:
-        ab = analysis.with_hints(photograph.pixels, ab, given, options.reach)
-    pixels = colorizer.merge(photograph.pixels, ab, content_fraction)
+        ab = neutral(analysis) + np.float32([options.tint, 0])
+        analysis = dataclasses.replace(analysis, ab=ab)
+    pixels = colorizer(photograph.pixels, given, reach=options.reach, analysis=analysis)
+    height, width = pixels.shape[:2]
     coloured = dataclasses.replace(photograph, pixels=pixels)
     notes = files.write(target, coloured, options.quality, options.overwrite)
     for note in (*photograph.notes, *notes):
         say(f"note: {note}")
     if options.explain:
-        likely = list(colorizer.explain(lightness).items())[:3]
+        likely = list(colorizer.explain(analysis).items())[:3]
         say("taken for: " + ", ".join(f"{label} {share:.0%}" for label, share in likely))
     say(f"wrote {target} ({width} × {height})")
-    if options.confidence and confidence is not None:
-        grey = files.Photograph(confidence_map(confidence, content_fraction, (height, width)))
+    if options.confidence:
+        grey = files.Photograph(confidence_map(analysis, height, width))
         files.write(options.confidence, grey, options.quality, options.overwrite)
         say(f"wrote {options.confidence}")
     if photograph.partial:
@@ -419,16 +411,15 @@ def read_hints(options: argparse.Namespace, image: np.ndarray) -> list[Hint]:
 def load(options: argparse.Namespace) -> Colorizer:
     """Load the network that the command line asks for."""
     device.use_compilation_cache()
-    colorizer = Colorizer.load(
+    return Colorizer.load(
         options.weights,
-        options.working_size,
-        options.temperature,
-        options.saturation,
-        options.rarity,
+        working_size=options.working_size,
+        temperature=options.temperature,
+        saturation=options.saturation,
+        rarity_power=options.rarity,
+        warmth=0.0 if options.warmth == "auto" else options.warmth,
+        tint=options.tint,
     )
-    colorizer.warmth = 0.0 if options.warmth == "auto" else options.warmth
-    colorizer.tint = options.tint
-    return colorizer
 
 
 def web(argv: list[str]) -> int:

@@ -71,23 +71,13 @@ def _lightness(pixels: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnums=(1, 3))
 def _predict(
     params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
-) -> tuple[jax.Array, jax.Array | None]:
-    """Predict ab `B h w 2` from lightness `B H W`, and the entropy `B h w` of its bins, if any."""
-    output = model.apply(params, network, lightness, jnp.dtype(dtype))
-    ab = palette.decode(output, network.head, decoding)
-    return ab, palette.entropy(output) if network.head == "bins" else None
+) -> tuple[jax.Array, model.Prediction]:
+    """Predict ab `B h w 2` from lightness `B H W`, beside all that the network says."""
+    prediction = model.predict(params, network, lightness, jnp.dtype(dtype))
+    return palette.decode(prediction.output, network.head, decoding), prediction
 
 
-@partial(jax.jit, static_argnums=(1, 3))
-def _analyze(
-    params: Params, network: NetworkConfig, lightness: jax.Array, dtype: str, decoding: Decoding
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    """Predict ab `B h w 2` and features; of a network with bins their probabilities, confidence."""
-    output, _, features = model.predict_with_features(params, network, lightness, jnp.dtype(dtype))
-    ab, features = palette.decode(output, network.head, decoding), features.astype(jnp.float32)
-    if network.head == "ab":
-        return ab, features, None, None
-    return ab, features, jax.nn.softmax(output), 1 - palette.entropy(output)
+_softmax, _entropy = jax.jit(jax.nn.softmax), jax.jit(palette.entropy)
 
 
 @dataclass(frozen=True)
@@ -97,9 +87,19 @@ class Analysis:
     lightness: np.ndarray  # rows columns, of the network's copy, L* in 0…100
     content_fraction: tuple[float, float]  # shares of its rows and columns that the picture fills
     ab: np.ndarray  # h w 2, automatic
+    output: np.ndarray  # of the network, that `palette.decode` makes ab of
     features: np.ndarray  # h w C
-    probabilities: np.ndarray | None  # h w 261, of the bins; None for a network without
-    confidence: np.ndarray | None = None  # h w, as `Colorizer.predict` says
+    labels: np.ndarray | None  # logits, of the network's labels; None where it has none
+
+    @cached_property
+    def probabilities(self) -> np.ndarray | None:
+        """Compute the probabilities of the bins, `h w 261`; None from a network without."""
+        return np.asarray(_softmax(self.output)) if self.output.shape[-1] == model.BINS else None
+
+    @cached_property
+    def confidence(self) -> np.ndarray | None:
+        """Measure how sure the network is, `h w` in 0 (all bins alike) … 1 (one); None without."""
+        return None if self.probabilities is None else 1 - np.asarray(_entropy(self.output))
 
     @cached_property
     def spread(self) -> np.ndarray | None:
@@ -146,26 +146,15 @@ class Colorizer:
         """
         decoding.check()
         self.params, self.network, self.decoding = params, network, decoding
-        self.warmth = self.tint = 0.0  # added to the b and the a of all that it predicts
         self.dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
 
     @classmethod
-    def load(
-        cls,
-        weights: str | Path | None = None,
-        working_size: int | None = None,
-        temperature: float | None = None,
-        saturation: float | None = None,
-        rarity_power: float | None = None,
-    ) -> "Colorizer":
+    def load(cls, weights: str | Path | None = None, **changes: float | None) -> "Colorizer":
         """Read a file of weights, those that come with the package unless another is named.
 
         Args:
             weights: a `.safetensors` file that `train.py` wrote.
-            working_size: this and the others replace what the file says; see `palette.Decoding`.
-            temperature: of a network with bins.
-            saturation: of any network.
-            rarity_power: of a network with bins; 0 leaves its probabilities as predicted.
+            changes: values of `palette.Decoding` in place of the file's; None changes nothing.
 
         Raises:
             checkpoint.WeightsError: the file is no such weights, or a value is out of range, or
@@ -173,21 +162,15 @@ class Colorizer:
         """
         path = Path(DEFAULT_WEIGHTS if weights is None else weights)
         params, network, decoding, _ = checkpoint.load(path)
-        if network.head == "ab" and (temperature, rarity_power) != (None, None):
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if network.head == "ab" and not changes.keys().isdisjoint(("temperature", "rarity_power")):
             raise checkpoint.WeightsError(
                 f"{path} has no bins, hence no temperature or rarity to "
                 "set: its network predicts ab itself"
             )
-        given = {
-            "working_size": working_size,
-            "temperature": temperature,
-            "saturation": saturation,
-            "rarity_power": rarity_power,
-        }
-        given = {name: value for name, value in given.items() if value is not None}
         try:
-            return cls(params, network, replace(decoding, **given))
-        except (TypeError, ValueError) as error:
+            return cls(params, network, replace(decoding, **changes))
+        except ValueError as error:
             raise checkpoint.WeightsError(f"{path}: {error}") from None
 
     def __call__(
@@ -196,9 +179,6 @@ class Colorizer:
         hints: Sequence[Hint] = (),
         *,
         reach: float = 1.0,
-        saturation: float = 1.0,
-        warmth: float = 0.0,
-        tint: float = 0.0,
         analysis: Analysis | None = None,
     ) -> np.ndarray:
         """Colour a photograph.
@@ -208,9 +188,6 @@ class Colorizer:
                 colour image's own colour is ignored.
             hints: colours that are known, in pixels of the image.
             reach: how far hints carry that say nothing of it, times what is usual.
-            saturation: a further factor on the automatic colour.
-            warmth: added to its b: above 0 yellower, below bluer.
-            tint: added to its a: above 0 redder, below greener.
             analysis: of this image, as `analyze` gives it: saves the network's time.
 
         Returns:
@@ -220,26 +197,16 @@ class Colorizer:
             ValueError: the array has another shape or type, or no pixels; a hint lies outside it.
         """
         image = np.asarray(image)
-        if analysis is None and not hints:
-            lightness, content_fraction = self.to_network_input(image)
-            ab = self.predict(lightness[None])[0][0]
-        else:
-            analysis = analysis or self.analyze(image)
-            ab, content_fraction = analysis.ab, analysis.content_fraction
-        ab = correct(ab, saturation, warmth, tint)
-        if hints and analysis:
-            ab = analysis.with_hints(image, ab, hints, reach)
-        return self.merge(image, ab, content_fraction)
+        analysis = analysis or self.analyze(image)
+        ab = analysis.with_hints(image, analysis.ab, hints, reach)
+        return self.merge(image, ab, analysis.content_fraction)
 
     def analyze(self, image: np.ndarray) -> Analysis:
-        """Run the network once on a photograph, for hints and suggestions."""
+        """Run the network once on a photograph."""
         lightness, content_fraction = self.to_network_input(image)
-        seen = lightness[None]
-        result = _analyze(self.params, self.network, seen, self.dtype, self.decoding)
-        ab, features, *others = jax.device_get(result)
-        ab = correct(ab[0], 1, self.warmth, self.tint)
-        others = (None if array is None else array[0] for array in others)
-        return Analysis(lightness, content_fraction, ab, features[0], *others)
+        ab, prediction = jax.device_get(self._predict(lightness[None]))
+        output, labels, features = jax.tree.map(lambda array: array[0], prediction)
+        return Analysis(lightness, content_fraction, ab[0], output, features, labels)
 
     def suggest(
         self, image: np.ndarray, x: float, y: float, analysis: Analysis | None = None
@@ -299,35 +266,26 @@ class Colorizer:
         lightness = color.in_pieces(_lightness, max(a * b for a, b in shapes), pixels)
         return lightness.reshape(rows, columns), (inner[0] / rows, inner[1] / columns)
 
-    def predict(self, lightness: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def _predict(self, lightness: np.ndarray) -> tuple[jax.Array, model.Prediction]:
+        return _predict(self.params, self.network, lightness, self.dtype, self.decoding)
+
+    def predict(self, lightness: np.ndarray) -> np.ndarray:
         """Run the network on copies of one shape: the second part.
 
-        Args:
-            lightness: `B rows columns` as `to_network_input` gives them.
-
-        Returns:
-            ab `B h w 2`; and how sure the network is, `B h w` in 0 (all bins alike) … 1 (one
-            bin), None for a network without bins.
+        `B rows columns` as `to_network_input` gives them → ab `B h w 2`.
         """
-        result = _predict(self.params, self.network, lightness, self.dtype, self.decoding)
-        ab, entropy = jax.device_get(result)
-        ab = correct(ab, 1, self.warmth, self.tint)
-        return ab, None if entropy is None else 1 - entropy
+        return np.asarray(self._predict(lightness)[0])
 
-    def explain(self, lightness: np.ndarray) -> dict[str, float]:
-        """Classify what lightness `rows columns` shows: labels → probabilities.
-
-        Likeliest first; lightness as `to_network_input` gives it.
+    def explain(self, analysis: Analysis) -> dict[str, float]:
+        """Classify what a photograph shows: labels → probabilities, the likeliest first.
 
         Raises:
             ValueError: the network has learned no labels.
         """
-        predict = jax.jit(model.predict, static_argnums=(1, 3))
-        logits = predict(self.params, self.network, lightness[None], self.dtype)[1]
-        if logits is None:
+        if analysis.labels is None:
             raise ValueError("these weights have learned no labels")
-        shares = jax.device_get(jax.nn.softmax(logits))[0]
-        return {self.network.labels[place]: float(shares[place]) for place in np.argsort(-shares)}
+        found = np.asarray(_softmax(analysis.labels))
+        return {self.network.labels[place]: float(found[place]) for place in np.argsort(-found)}
 
     def merge(
         self, image: np.ndarray, ab: np.ndarray, content_fraction: tuple[float, float]
@@ -351,43 +309,31 @@ class Colorizer:
         return out
 
 
-def correct(
-    ab: np.ndarray, saturation: float = 1.0, warmth: float = 0.0, tint: float = 0.0
-) -> np.ndarray:
-    """Correct a whole picture: ab `… 2` times saturation, tint added to a, warmth to b."""
-    return np.asarray(saturation * ab + np.array([tint, warmth]), np.float32)
-
-
-def neutral(
-    ab: np.ndarray, lightness: np.ndarray, content_fraction: tuple[float, float] = (1.0, 1.0)
-) -> np.ndarray:
-    """Shift colours `h w 2` so that the mean of the photograph's lightest tenth is neutral.
-
-    Args:
-        ab: of a picture.
-        lightness: of the network's copy, `rows columns`, multiples of h and w.
-        content_fraction: fractions of its rows and columns that the photograph fills.
-    """
-    height, width = ab.shape[:2]
-    light = lightness.reshape(height, lightness.shape[0] // height, width, -1).mean((1, 3))
+def neutral(analysis: Analysis) -> np.ndarray:
+    """Shift ab `h w 2` so that the mean of the photograph's lightest tenth is neutral."""
+    ab, (height, width) = analysis.ab, analysis.ab.shape[:2]
+    light = analysis.lightness.reshape(height, len(analysis.lightness) // height, width, -1)
     filled = tuple(
         slice(max(1, round(fraction * side)))
-        for fraction, side in zip(content_fraction, ab.shape, strict=False)
+        for fraction, side in zip(analysis.content_fraction, (height, width), strict=True)
     )
-    lightest = light[filled] >= np.quantile(light[filled], 0.9)
-    return ab - ab[filled][lightest].mean(axis=0)
+    light, colors = light.mean((1, 3))[filled], ab[filled]
+    return ab - colors[light >= np.quantile(light, 0.9)].mean(axis=0)
 
 
-def confidence_map(
-    confidence: np.ndarray, content_fraction: tuple[float, float], shape: tuple[int, int]
-) -> np.ndarray:
-    """Scale confidence `h w` in 0…1, as `Colorizer.predict` gives it, to a picture: uint8 `H W`.
+def confidence_map(analysis: Analysis, height: int, width: int) -> np.ndarray:
+    """Scale how sure the network is to the photograph's size: uint8 `height width`.
 
-    Black is no idea, white is sure of one colour; `content_fraction` comes from `to_network_input`.
+    Black is no idea, white is sure of one colour.
+
+    Raises:
+        ValueError: the network has no bins.
     """
-    height, width = shape
-    rows, columns = confidence.shape
-    box = (0.0, 0.0, content_fraction[1] * columns, content_fraction[0] * rows)
-    plane = Image.fromarray(np.float32(255) * confidence)
+    if analysis.confidence is None:
+        raise ValueError("these weights have no bins, and do not say how sure they are")
+    rows, columns = analysis.confidence.shape
+    filled = analysis.content_fraction
+    box = (0.0, 0.0, filled[1] * columns, filled[0] * rows)
+    plane = Image.fromarray(np.float32(255) * analysis.confidence)
     scaled = plane.resize((width, height), Image.Resampling.BICUBIC, box)
     return np.clip(np.round(np.asarray(scaled)), 0, 255).astype(np.uint8)

@@ -287,6 +287,12 @@ def _absolute(given: dict[str, Any]) -> dict[str, Any]:
     return given | {name: str(Path(path).resolve()) for name, path in found.items()}
 
 
+def _refuse_zeros(given: dict[str, Any]) -> None:
+    for name in ("steps", "minutes"):  # where 0 stands for "not given"
+        if given.get(name, 1) == 0:
+            raise ConfigError(f"{flag(name)} {given[name]}: it must be above 0")
+
+
 def resolve(given: dict[str, Any]) -> TrainConfig:
     """Complete what was given on the command line by its preset.
 
@@ -295,9 +301,7 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
         checkpoint.WeightsError: `--init` names no weights.
     """
     preset = given.get("preset", TrainConfig.preset)
-    for name in ("steps", "minutes"):  # where 0 stands for "not given"
-        if given.get(name, 1) == 0:
-            raise ConfigError(f"{flag(name)} {given[name]}: it must be above 0")
+    _refuse_zeros(given)
     values: dict[str, Any] = {"out": f"runs/{preset}"} | PRESETS[preset] | _absolute(given)
     if "optimizer" in given and "lr" not in given and given["optimizer"] != "muon":
         values["lr"] = min(values.get("lr", TrainConfig.lr), 1e-3)
@@ -326,6 +330,7 @@ def resumed(given: dict[str, Any], saved: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: something given differs that must not.
     """
+    _refuse_zeros(given)
     free = {*FREE_ON_RESUME, *(["steps"] if saved.get("schedule") == "wsd" else [])}
     given = _absolute(given)
     for name, value in given.items():

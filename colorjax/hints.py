@@ -287,7 +287,7 @@ def apply(
     Args:
         ab: automatic, saturation and corrections included.
         lightness: of the network's copy, `rows columns`, multiples of h and w, L* in 0…100.
-        features: as `model.predict_with_features` gives them, `h w C`.
+        features: of a `model.Prediction`, `h w C`.
         spread: standard deviation of the predicted distribution in ab, `h w`; None for a network
             that predicts none.
         hints: any number, within the image.

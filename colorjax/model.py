@@ -1,14 +1,14 @@
 """The networks: lightness in, colour out. Flax is imported here, in layers.py and in extra/gan.py.
 
 The modules are Flax NNX, behind a functional boundary: `init` gives a plain nested dict of float32
-parameters, `apply` is a pure function of that dict. Pictures are `B H W C`; lightness is L* in
+parameters, `predict` is a pure function of that dict. Pictures are `B H W C`; lightness is L* in
 0…100 and ab is CIE a*b*, both under D65. There is no state but the parameters, and each picture's
 result depends on that picture alone.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -303,42 +303,29 @@ def init(seed: int, config: NetworkConfig) -> Params:
     return nnx.to_pure_dict(nnx.split(network, nnx.Param)[1])
 
 
-def apply(
+class Prediction(NamedTuple):
+    """What a network says of `B` pictures. h and w are `NetworkConfig.reduction` times less."""
+
+    output: jax.Array  # by its head: ab `B h w 2` in −128…128, or logits of the bins `B h w 261`
+    labels: jax.Array | None  # logits `B labels`; None where the network has none
+    features: jax.Array  # what the head sees, `B h w C`: places that look alike have alike ones
+
+
+def predict(
     params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
-) -> jax.Array:
-    """Predict colour from lightness.
+) -> Prediction:
+    """Predict colour from lightness; `palette.decode` makes ab of the output.
 
     Args:
         params: as `init` gives them.
         config: the network they belong to.
         lightness: `B H W`, L* in 0…100, any H and W from 1 up: padded to the network's stride by
-            repeating the border, and cropped back.
-        dtype: of the computation; parameters and results stay float32.
-
-    Returns:
-        By the network's head: ab, `B h w 2` in -128…128; or logits of the bins, `B h w 261`, for
-        `palette.decode`. Height and width are `config.reduction` times less, rounded up.
-    """
-    return predict(params, config, lightness, dtype)[0]
-
-
-def predict(
-    params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
-) -> tuple[jax.Array, jax.Array | None]:
-    """As `apply`, and the logits of the labels `B labels`, None where the network has none."""
-    return predict_with_features(params, config, lightness, dtype)[:2]
-
-
-def predict_with_features(
-    params: Params, config: NetworkConfig, lightness: jax.Array, dtype: Any = jnp.float32
-) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """As `predict`, and beside them what the head sees: its features `B h w C`, normalised.
-
-    Places whose features are alike look alike to the network.
+            repeating the border, and cropped back. h and w are rounded up.
+        dtype: of the computation; parameters, output and labels stay float32.
     """
     height, width = lightness.shape[1:]
     pad = [(0, 0), (0, -height % config.stride), (0, -width % config.stride)]
     x = jnp.pad(lightness / 50 - 1, pad, mode="edge")[..., None].astype(dtype)
     output, labels, features = nnx.merge(_abstract(config)[0], params)(x)
     rows, columns = -(-height // config.reduction), -(-width // config.reduction)
-    return output[:, :rows, :columns], labels, features[:, :rows, :columns]
+    return Prediction(output[:, :rows, :columns], labels, features[:, :rows, :columns])

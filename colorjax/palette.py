@@ -142,7 +142,7 @@ def adjust_logits(logits: jax.Array, weights: color.Array, power: float | jax.Ar
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("saturation", "temperature", "rarity_power", "bin_weights"),
+    data_fields=("saturation", "temperature", "rarity_power", "bin_weights", "warmth", "tint"),
     meta_fields=("working_size",),
 )
 @dataclass(frozen=True)
@@ -155,15 +155,20 @@ class Decoding:
     # float32 261, as `bin_weights` gives them for the photographs trained on; None: not known
     bin_weights: np.ndarray | None = field(default=None, compare=False)
     working_size: int = 128  # side of the square whose area the network's input has, in pixels
+    warmth: float = 0.0  # added to b: above 0 yellower, below bluer; a person's, not calibrated
+    tint: float = 0.0  # added to a: above 0 redder, below greener; likewise
 
     def check(self) -> None:
         """Raise ValueError, which names the value, if one of them is out of range."""
         size, weights = self.working_size, self.bin_weights
+        is_size = isinstance(size, int) and 16 <= size <= 2048
         for name, value, holds, what in (
-            ("working size", size, _is_size(size), "a whole number from 16 to 2048"),
+            ("working size", size, is_size, "a whole number from 16 to 2048"),
             ("temperature", self.temperature, 0 < self.temperature < inf, "above 0"),
             ("saturation", self.saturation, 0 <= self.saturation < inf, "0 or more"),
             ("rarity", self.rarity_power, -inf < self.rarity_power < inf, "a finite number"),
+            ("warmth", self.warmth, -inf < self.warmth < inf, "a finite number"),
+            ("tint", self.tint, -inf < self.tint < inf, "a finite number"),
         ):
             if not holds:
                 raise ValueError(f"{name} is {value}: it must be {what}")
@@ -175,10 +180,6 @@ class Decoding:
             )
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and 16 <= value <= 2048
-
-
 AS_PREDICTED = Decoding()
 
 
@@ -188,13 +189,13 @@ def decode(output: jax.Array, head: str, decoding: Decoding = AS_PREDICTED) -> j
     Args:
         output: ab `B h w 2` of head "ab"; logits `B h w 261` of head "bins".
         head: of the network.
-        decoding: as predicted unless given. Of head "ab" only the saturation counts.
+        decoding: as predicted unless given. Head "ab" has neither rarity nor temperature.
     """
     if head == "bins":
         if decoding.bin_weights is not None:
             output = adjust_logits(output, decoding.bin_weights, decoding.rarity_power)
         output = annealed_mean(output, decoding.temperature)
-    return decoding.saturation * output
+    return decoding.saturation * output + jnp.stack([decoding.tint, decoding.warmth])
 
 
 def annealed_mean(logits: jax.Array, temperature: float | jax.Array = 1.0) -> jax.Array:

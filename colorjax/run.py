@@ -129,7 +129,8 @@ def _begin(given: dict[str, Any], agree: Agree) -> Run:
 
 
 def _check_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    """Refuse a directory that holds more than what a run killed at once has left."""
+    if out.exists() and (not out.is_dir() or any(p.name != "config.tmp" for p in out.iterdir())):
         raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
 
 

@@ -191,27 +191,25 @@ def train_step(
     return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
 
 
-def predict(
-    config: TrainConfig, params: Params, lightness: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
-    """Run the network in the run's type: its output, and the logits of its labels or None."""
+def predict(config: TrainConfig, params: Params, lightness: jax.Array) -> model.Prediction:
+    """Run the network in the run's type."""
     dtype = jnp.dtype(config.compute_dtype)
     return model.predict(params, config.network_config, lightness, dtype)
 
 
 def ordinary_loss(
     config: TrainConfig,
-    prediction: tuple[jax.Array, jax.Array | None],
+    prediction: model.Prediction,
     target: jax.Array,
     bin_weights: jax.Array,
     labels: Array | None,
 ) -> jax.Array:
-    """Average the loss of what `predict` gives: of its colours and, if it has any, labels."""
-    output, label_logits = prediction
+    """Average the loss of a prediction: of its colours and, if it has any, labels."""
+    output = prediction.output
     value = loss.color_loss(config.head, output, target, bin_weights, config.huber).mean()
-    if label_logits is None:
+    if prediction.labels is None:
         return value
-    return value + loss.label_cross_entropy(label_logits, labels).mean()
+    return value + loss.label_cross_entropy(prediction.labels, labels).mean()
 
 
 def updated(config: TrainConfig, state: State, gradient: Params, rate: jax.Array) -> State:

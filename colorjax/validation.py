@@ -86,8 +86,8 @@ def evaluate(
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
-    output, label_logits = step.predict(config, params, lightness)
-    label = None if label_logits is None else label_logits.argmax(-1)
+    output, labels, _ = step.predict(config, params, lightness)
+    label = None if labels is None else labels.argmax(-1)
     target = step.downsampled_lab(config, lightness, rgb)[..., 1:]
     losses = loss.color_loss(config.head, output, target, bin_weights, config.huber)
 

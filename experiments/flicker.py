@@ -56,7 +56,7 @@ def predict(colorizer: Colorizer, film: np.ndarray) -> tuple[np.ndarray, np.ndar
     lightness = np.stack([light for light, _ in small])
     batches = (lightness[i : i + BATCH] for i in range(0, len(film), BATCH))
     ab = [
-        colorizer.predict(np.resize(batch, (BATCH, *batch.shape[1:])))[0][: len(batch)]
+        colorizer.predict(np.resize(batch, (BATCH, *batch.shape[1:])))[: len(batch)]
         for batch in batches
     ]
     return lightness, np.concatenate(ab), small[0][1]

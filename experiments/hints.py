@@ -23,6 +23,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -200,12 +201,13 @@ def neutral_highlights(photographs: Photographs) -> dict[str, float]:
     """What corrections of the whole picture are worth: PSNR of each."""
     from colorjax.colorizer import neutral
 
-    pairs = zip(photographs.automatic, photographs.lightness, strict=True)
     automatic, truth = photographs.automatic, photographs.truth
+    pairs = zip(photographs.analyses, automatic, strict=True)
+    shifted = np.stack([neutral(replace(analysis, ab=ab)) for analysis, ab in pairs])
     shift = (truth - automatic).mean((1, 2), keepdims=True)
     return {
         "automatic": photographs.psnr(automatic),
-        "highlights neutral": photographs.psnr(np.stack([neutral(*pair) for pair in pairs])),
+        "highlights neutral": photographs.psnr(shifted),
         "true warmth and tint": photographs.psnr(automatic + shift),
     }
 

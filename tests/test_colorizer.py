@@ -229,16 +229,13 @@ def test_rarity_makes_the_colours_that_were_weighted_likelier(bins, tmp_path):
 def test_confidence_is_high_where_one_bin_stands_out(bins):
     params, network = bins
     sure = {**params, "head": {**params["head"], "bias": params["head"]["bias"].at[7].set(200.0)}}
-    lightness, content_fraction = Colorizer(
-        sure, network, Decoding(working_size=32)
-    ).to_network_input(picture(0, 50, 60))
-    _, confidence = Colorizer(sure, network, Decoding(working_size=32)).predict(lightness[None])
-    assert confidence.shape == (1, 8, 8) and confidence.min() > 0.99
-    shown = colorizer.confidence_map(confidence[0], content_fraction, (50, 60))
+    analysis = Colorizer(sure, network, Decoding(working_size=32)).analyze(picture(0, 50, 60))
+    assert analysis.confidence.shape == (8, 8) and analysis.confidence.min() > 0.99
+    shown = colorizer.confidence_map(analysis, 50, 60)
     assert shown.shape == (50, 60) and shown.dtype == np.uint8 and shown.min() >= 253
     even = model.init(0, network)
-    _, confidence = Colorizer(even, network, Decoding(working_size=32)).predict(lightness[None])
-    assert np.abs(confidence).max() < 1e-5
+    analysis = Colorizer(even, network, Decoding(working_size=32)).analyze(picture(0, 50, 60))
+    assert np.abs(analysis.confidence).max() < 1e-5
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.

@@ -87,7 +87,7 @@ def test_networks_are_nearly_all_products(config):
     params, lightness = model.shapes(config), spec(1, 64, 64)
 
     def forward(params, lightness):
-        return model.apply(params, config, lightness)
+        return model.predict(params, config, lightness).output
 
     counted = flops.count(forward, params, lightness).flops
     with winograd.enabled(False):

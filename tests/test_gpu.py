@@ -50,7 +50,7 @@ def test_bfloat16_gives_the_output_loss_and_gradient_of_float32(preset, shape):
     def objective(params, dtype):
         typed = replace(settings, dtype=dtype)
         lightness, target = step.make_inputs_and_targets(typed, jax.random.key(0), images)
-        output = model.apply(params, settings.network_config, lightness, jnp.dtype(dtype))
+        output = model.predict(params, settings.network_config, lightness, jnp.dtype(dtype)).output
         loss = step.ordinary_loss(typed, (output, None), target, state.bin_weights, None)
         return loss, output.astype(jnp.float32)
 

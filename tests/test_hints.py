@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ from conftest import picture, refused
 from PIL import Image
 
 import colorize
-from colorjax import Colorizer, Hint, color, hints, model
+from colorjax import Colorizer, Hint, color, hints, model, palette
 from colorjax.hints import HintError
 from colorjax.media import hint_files
 from colorjax.media.film_hints import FilmHints
 from colorjax.model import NetworkConfig
+from colorjax.palette import Decoding
 
 SIZE = 96, 130
 RED, BLUE = "#b04040", "#4060b0"
@@ -198,8 +200,6 @@ def test_suggestions_are_five_different_colors_of_the_places_lightness(colorizer
 
 
 def test_the_likeliest_color_is_suggested_first_and_then_the_next_one():
-    from colorjax import palette
-
     bins = palette.bins()
     likely = np.zeros(261)
     red, blue = (int(((bins - ab) ** 2).sum(1).argmin()) for ab in ((30, 20), (0, -30)))
@@ -209,27 +209,27 @@ def test_the_likeliest_color_is_suggested_first_and_then_the_next_one():
 
 
 def test_corrections_shift_and_scale_the_automatic_color(colorizer, image, analysis):
-    from colorjax.colorizer import correct, neutral
+    from colorjax.colorizer import neutral
 
-    ab = np.float32([[[3, 4]]])
-    assert np.allclose(correct(ab, 2, warmth=5, tint=-1), [[[5, 13]]])
-    warm = colorizer(image, warmth=10, analysis=analysis).astype(int)
-    cool = colorizer(image, warmth=-10, analysis=analysis).astype(int)
+    ab, how = np.float32([[[3, 4]]]), Decoding(saturation=2, warmth=5, tint=-1)
+    assert np.allclose(palette.decode(ab, "ab", how), [[[5, 13]]])
+    warm, cool = (Colorizer.load(warmth=warmth)(image).astype(int) for warmth in (10, -10))
     assert (warm[..., 2].mean() < cool[..., 2].mean()) and (
         warm[..., 0].mean() > cool[..., 0].mean()
     )
-    shifted = neutral(analysis.ab + np.float32([7, -9]), analysis.lightness)
-    assert np.allclose(shifted, neutral(analysis.ab, analysis.lightness), atol=1e-4)
+    shifted = replace(analysis, ab=analysis.ab + np.float32([7, -9]))
+    assert np.allclose(neutral(shifted), neutral(analysis), atol=1e-4)
 
 
 def test_neutral_highlights_are_those_of_the_photograph_not_of_what_surrounds_it():
-    from colorjax.colorizer import neutral
+    from colorjax.colorizer import Analysis, neutral
 
     lightness = np.full((32, 32), 50.0, np.float32)
     lightness[:4], lightness[16:] = 80, 100  # the lower half repeats the photograph's border
     ab = np.zeros((8, 8, 2), np.float32)
     ab[0], ab[4:] = (5, 7), (30, 30)
-    assert np.allclose(neutral(ab, lightness, (0.5, 1.0))[0], 0)
+    analysis = Analysis(lightness, (0.5, 1.0), ab, ab, ab, None)
+    assert np.allclose(neutral(analysis)[0], 0)
 
 
 def test_tint_counts_beside_neutral_highlights(grey, tmp_path):

@@ -101,11 +101,12 @@ def test_labels_are_learnt_and_travel_with_the_weights(trained, capsys, tmp_path
 
 def test_explain_adds_up(trained):
     colorizer = Colorizer.load(trained / "weights.safetensors")
-    shares = colorizer.explain(colorizer.to_network_input(scene("along", 3))[0])
+    shares = colorizer.explain(colorizer.analyze(scene("along", 3)))
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     assert sum(shares.values()) == pytest.approx(1)
     with pytest.raises(ValueError, match="no labels"):
-        Colorizer.load().explain(np.zeros((32, 32), np.float32))
+        colorizer = Colorizer.load()
+        colorizer.explain(colorizer.analyze(scene("along", 3)))
 
 
 def test_labels_leave_colour_alone():
@@ -114,10 +115,10 @@ def test_labels_leave_colour_alone():
     with_labels = dataclasses.replace(plain, labels=("a", "b", "c"))
     lightness = np.random.default_rng(0).uniform(0, 100, (2, 32, 48)).astype(np.float32)
     params = model.init(3, with_labels)
-    colors, label_logits = model.predict(params, with_labels, lightness)
+    colors, label_logits, _ = model.predict(params, with_labels, lightness)
     assert label_logits is not None and label_logits.shape == (2, 3)
     alone = {name: part for name, part in params.items() if not name.startswith("classifier")}
-    np.testing.assert_array_equal(model.apply(alone, plain, lightness), colors)
+    np.testing.assert_array_equal(model.predict(alone, plain, lightness).output, colors)
 
 
 def test_accuracy_counts_the_labelled_alone(labelled, tmp_path):
@@ -147,7 +148,8 @@ def test_fine_tuning_may_add_labels_and_leave_them(trained, labelled, tmp_path):
     assert run.with_labels(more, others.labels, others) is more  # what they know is kept
     lightness = np.full((1, 16, 16), 50, np.float32)
     np.testing.assert_array_equal(
-        model.apply(more, others, lightness), model.apply(params, plain, lightness)
+        model.predict(more, others, lightness).output,
+        model.predict(params, plain, lightness).output,
     )
 
 

@@ -100,7 +100,7 @@ def test_a_depthwise_convolution_by_hand():
 def test_any_height_and_width(shape):
     params = model.init(0, LITE)
     lightness = np.random.default_rng(0).uniform(0, 100, (2, *shape)).astype(np.float32)
-    logits = jax.jit(model.apply, static_argnums=1)(params, LITE, lightness)
+    logits = jax.jit(model.predict, static_argnums=1)(params, LITE, lightness).output
     assert logits.shape == (2, -(-shape[0] // 4), -(-shape[1] // 4), 261)
     assert not np.any(logits)  # a new head predicts nothing yet
 
@@ -109,8 +109,8 @@ def test_a_pictures_result_depends_on_that_picture_alone():
     params = model.init(0, LITE)
     params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])
     lightness = np.random.default_rng(0).uniform(0, 100, (3, 64, 64)).astype(np.float32)
-    apply = jax.jit(model.apply, static_argnums=1)
-    together, alone = apply(params, LITE, lightness), apply(params, LITE, lightness[1:2])
+    predict = jax.jit(model.predict, static_argnums=1)
+    together, alone = (predict(params, LITE, some).output for some in (lightness, lightness[1:2]))
     np.testing.assert_allclose(together[1], alone[0], atol=1e-3)
     assert np.ptp(together) > 0.1
 

@@ -339,7 +339,7 @@ def test_a_hint_changes_the_colour_and_no_hint_is_the_automatic_one(session, tmp
     item = session.add(tmp_path / "a.png", "a.png")
     plain = session.color(item.id, Edit())
     lightness, _ = tiny.to_network_input(picture(3))
-    np.testing.assert_allclose(plain, tiny.predict(lightness[None])[0][0], atol=1e-2)
+    np.testing.assert_allclose(plain, tiny.predict(lightness[None])[0], atol=1e-2)
     hinted = Edit.from_json({"hints": [{"x": 20, "y": 20, "color": "#2040c0"}]}, item.size)
     assert np.abs(session.color(item.id, hinted) - plain).max() > 10
     bolder = session.color(item.id, Edit(rarity=1.0))

@@ -51,7 +51,7 @@ def ours(
 
     @jax.jit
     def infer(params, lightness):
-        return model.apply(params, network, lightness, jnp.dtype(dtype))
+        return model.predict(params, network, lightness, jnp.dtype(dtype)).output
 
     def objective(params, lightness, target):
         return loss.mean_squared_error(infer(params, lightness), target).mean()

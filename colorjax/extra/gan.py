@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from colorjax import palette, step
+from colorjax import model, palette, step
 from colorjax.color import Array
 from colorjax.config import TrainConfig
 from colorjax.layers import Conv, space_to_depth
@@ -188,22 +188,21 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     lightness, true = step.make_inputs_and_targets(config, key, images)
-    (output, label_logits), pull = jax.vjp(
+    prediction, pull = jax.vjp(
         lambda params: step.predict(config, step.without_frozen(config, params), lightness),
         state.params,
     )
 
-    def network_loss(output: jax.Array, label_logits: jax.Array | None):
-        prediction = output, label_logits
+    def network_loss(prediction: model.Prediction):
         ordinary = step.ordinary_loss(config, prediction, true, state.bin_weights, labels)
-        judged = adversarial_loss(config, state.discriminator, lightness, true, output)
+        judged = adversarial_loss(config, state.discriminator, lightness, true, prediction.output)
         return ordinary + WEIGHT * judged, ordinary
 
-    output_gradient, ordinary = jax.grad(network_loss, (0, 1), has_aux=True)(output, label_logits)
-    (gradient,) = pull(output_gradient)
+    prediction_gradient, ordinary = jax.grad(network_loss, has_aux=True)(prediction)
+    (gradient,) = pull(prediction_gradient)
 
     def of_discriminator(discriminator: Params) -> jax.Array:
-        predicted = palette.decode(output, config.head)
+        predicted = palette.decode(prediction.output, config.head)
         return discriminator_loss(config, discriminator, lightness, true, predicted)
 
     def penalised(discriminator: Params) -> Params:

@@ -147,7 +147,7 @@ def _predicted(
                 lightness = np.stack([light for light, _ in small])
                 # Always a whole batch, if need be with copies: compiled but once.
                 whole = np.resize(lightness, (BATCH, *lightness.shape[1:]))
-                colours = list(map(steady, lightness, colorizer.predict(whole)[0]))
+                colours = list(map(steady, lightness, colorizer.predict(whole)))
             for frame, ab in zip(group, colours, strict=True):
                 yield frame, ab, small[0][1]
 

@@ -128,7 +128,7 @@ def _predicted(
     def predict(shape: tuple[int, ...]) -> list[_Item]:
         group = waiting.pop(shape)
         lightness = np.stack([item.lightness for item in group if item.lightness is not None])
-        ab = colorizer.predict(np.resize(lightness, (BATCH, *shape)))[0]
+        ab = colorizer.predict(np.resize(lightness, (BATCH, *shape)))
         for item, colour in zip(group, ab, strict=False):
             item.ab = colour
         return group

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from colorjax import color, palette
-from colorjax.colorizer import Analysis, Colorizer, correct
+from colorjax.colorizer import Analysis, Colorizer
 from colorjax.hints import Hint, HintError, check_inside
 from colorjax.media import files, hint_files
 from colorjax.media.film import FILM_SUFFIXES, FilmError
@@ -134,7 +134,6 @@ class _Open:
     pixels: np.ndarray
     preview: np.ndarray  # grey sRGB values of its lightness, uint8 H W
     analysis: Analysis
-    automatic: dict[float, np.ndarray] = field(default_factory=dict)  # rarity → ab at saturation 1
 
 
 class Session:
@@ -341,12 +340,7 @@ class Session:
             if item.keep:
                 self._write_kept(item)
         opened, decoding = self._opened(item), self._decoding(edit)
-        if (ab := opened.automatic.get(decoding.rarity_power)) is None:
-            ab = _decode(self.colorizer, opened.analysis, replace(decoding, saturation=1.0))
-            opened.automatic[decoding.rarity_power] = ab
-            if len(opened.automatic) > 64:  # a slider moved through all of them
-                opened.automatic.pop(next(iter(opened.automatic)))
-        ab = correct(ab, decoding.saturation, edit.warmth, edit.tint)
+        ab = np.asarray(_decode(opened.analysis.output, self.colorizer.network.head, decoding))
         hints = edit.hints
         if film := item.film:  # those of other frames lie at other places
             hints = [hint for hint in hints if abs((hint.time or 0) - film.time) < 0.05]
@@ -361,6 +355,8 @@ class Session:
             own,
             saturation=own.saturation if edit.saturation is None else edit.saturation,
             rarity_power=own.rarity_power if edit.rarity is None else edit.rarity,
+            warmth=edit.warmth,
+            tint=edit.tint,
         )
 
     def edit_of(self, data: bytes, size: tuple[int, int]) -> Edit:
@@ -397,7 +393,7 @@ class Session:
         photograph = self._read(item)
         # As colorize.py does it, from the pixels on: the same bytes.
         colorizer = Colorizer(own.params, own.network, self._decoding(edit))
-        pixels = colorizer(photograph.pixels, edit.hints, warmth=edit.warmth, tint=edit.tint)
+        pixels = colorizer(photograph.pixels, edit.hints)
         try:
             notes = files.write(target, replace(photograph, pixels=pixels), quality)
         except files.FileError as error:
@@ -519,15 +515,7 @@ def output_suffix(name: str) -> str:
     return suffix if suffix in files.OUTPUT_SUFFIXES else ".png"
 
 
-_decode_logits = jax.jit(palette.decode, static_argnums=1)
-
-
-def _decode(colorizer: Colorizer, analysis: Analysis, decoding: palette.Decoding) -> np.ndarray:
-    """Decode the automatic colour anew, without the network: float32 `h w 2`."""
-    if analysis.probabilities is None:  # its network predicts ab itself
-        return analysis.ab / max(colorizer.decoding.saturation, 1e-6)
-    logits = np.log(np.maximum(analysis.probabilities, 1e-30))
-    return np.asarray(_decode_logits(logits, colorizer.network.head, decoding))
+_decode = jax.jit(palette.decode, static_argnums=1)
 
 
 def _grey(pixels: np.ndarray, side: int) -> np.ndarray:
