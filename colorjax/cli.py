@@ -268,7 +268,7 @@ def color_photograph(options: argparse.Namespace, source: Path, target: Path) ->
     analysis = colorizer.analyze(photograph.pixels)
     if options.warmth == "auto":
         # The shift takes the tint away with the rest.
-        ab = neutral(analysis) + np.float32([options.tint, 0])
+        ab = neutral(analysis) + np.array([options.tint, 0], np.float32)
         analysis = dataclasses.replace(analysis, ab=ab)
     pixels = colorizer(photograph.pixels, given, reach=options.reach, analysis=analysis)
     height, width = pixels.shape[:2]

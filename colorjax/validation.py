@@ -18,10 +18,6 @@ from colorjax.data import Pool
 from colorjax.model import Params
 from colorjax.palette import Decoding
 
-# Powers of the bins' weights that the network's probabilities are multiplied by, to choose among.
-POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# What rare colours may cost at the target colourfulness.
-PSNR_TOLERANCE_DB = 0.05
 MAX_SATURATION = 4.0
 _BATCH = 64
 
@@ -44,10 +40,7 @@ class Measured:
 
     def figures(self) -> dict[str, float]:
         """List all the numbers, to five digits."""
-        values = vars(self) | {
-            "rarity_power": self.decoding.rarity_power,
-            "saturation": self.decoding.saturation,
-        }
+        values = vars(self) | {"saturation": self.decoding.saturation}
         return {
             name: float(f"{value:.5g}")
             for name, value in values.items()
@@ -75,14 +68,13 @@ def centre_crops(images: Array, size: int) -> jax.Array:
 
 @partial(jax.jit, static_argnums=0)
 def evaluate(
-    config: TrainConfig, params: Params, bin_weights: jax.Array, images: Array, powers: Array
+    config: TrainConfig, params: Params, bin_weights: jax.Array, images: Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Run the network on the centre crops of `B S S 3` uint8 pictures.
 
     Returns:
-        Each picture's loss `B`; its ab `K B h w 2` for each of `K` rarity powers, which a network
-        without bins ignores; and the number of its likeliest label `B`, None from a network
-        without labels.
+        Each picture's loss `B`; its ab `B h w 2` as predicted; and the number of its likeliest
+        label `B`, None from a network without labels.
     """
     rgb = centre_crops(images, config.size)
     lightness = color.lightness(rgb)
@@ -90,13 +82,7 @@ def evaluate(
     label = None if labels is None else labels.argmax(-1)
     target = step.downsampled_lab(config, lightness, rgb)[..., 1:]
     losses = loss.color_loss(config.head, output, target, bin_weights, config.huber)
-
-    def decoded(power: jax.Array) -> jax.Array:
-        decoding = Decoding(rarity_power=power, bin_weights=bin_weights)  # type: ignore - traced
-        return palette.decode(output, config.head, decoding)
-
-    # One power after another: all at once would need more memory than a training step.
-    return losses, jax.lax.map(decoded, powers), label
+    return losses, palette.decode(output, config.head), label
 
 
 @partial(jax.jit, static_argnums=0)
@@ -140,18 +126,15 @@ class Validation:
         self.psnr_constant = float(_psnr(self.truth, np.reshape(constant_ab, (1, 1, 1, 2))))
 
     def predict(self, params: Params) -> tuple[float, np.ndarray, np.ndarray | None]:
-        """Predict all photographs: mean loss, ab `K N h w 2` for each of `K` powers, labels `N`."""
-        several = self._config.colorfulness and self._config.head == "bins"
-        powers = np.array(POWERS if several else (0.0,), np.float32)
+        """Predict all photographs: mean loss, ab `N h w 2`, labels `N` or None."""
         parts = [
-            jax.device_get(evaluate(self._config, params, self._bin_weights, images, powers))
+            jax.device_get(evaluate(self._config, params, self._bin_weights, images))
             for images in self._batches
         ]
-        losses = np.concatenate([part[0] for part in parts])[: self.count]
-        ab = np.concatenate([part[1] for part in parts], axis=1)[:, : self.count]
-        labels = [part[2] for part in parts]
-        labels = None if labels[0] is None else np.concatenate(labels)[: self.count]
-        return float(losses.mean()), ab, labels
+        losses, ab, labels = zip(*parts, strict=True)
+        named = None if labels[0] is None else np.concatenate(labels)[: self.count]
+        losses, ab = (np.concatenate(arrays)[: self.count] for arrays in (losses, ab))
+        return float(losses.mean()), ab, named
 
     def measure(self, params: Params, samples: int = 0) -> Measured:
         """Measure a network, calibrate its colours, and show so many samples of them.
@@ -162,21 +145,20 @@ class Validation:
         loss, ab, labels = self.predict(params)
         if not (np.isfinite(loss) and np.isfinite(ab).all()):
             raise FloatingPointError("the network's colours are not finite")
-        power, saturation = self._calibrate(ab) if self._config.colorfulness else (0, 1.0)
-        calibrated = saturation * ab[power]
-        distances = [*map(_distance_histogram, self._small, ab[0])]
+        saturation = self._calibrate(ab) if self._config.colorfulness else 1.0
+        calibrated = saturation * ab
+        distances = [*map(_distance_histogram, self._small, ab)]
         return Measured(
             samples=np.asarray(_colored(self.truth[:samples], calibrated[:samples])),
             decoding=Decoding(
                 saturation=saturation,
-                rarity_power=POWERS[power],
                 bin_weights=self._bin_weights if self._config.head == "bins" else None,
                 working_size=self._config.working_size,
             ),
             validation_loss=loss,
-            psnr=float(_psnr(self.truth, ab[0])),
+            psnr=float(_psnr(self.truth, ab)),
             psnr_calibrated=float(_psnr(self.truth, calibrated)),
-            colorfulness=float(_colorfulness(self._small, ab[0], 1.0) / self._cf_truth),
+            colorfulness=float(_colorfulness(self._small, ab, 1.0) / self._cf_truth),
             auc=float(metrics.auc(np.sum(jax.device_get(distances), axis=0, dtype=np.float64))),
             **self._label_accuracy(labels),
             psnr_grey=self.psnr_grey,
@@ -191,27 +173,20 @@ class Validation:
         most = np.bincount(self._labels[labelled]).max() / labelled.sum()
         return {"label_accuracy": float(right), "label_chance": float(most)}
 
-    def _calibrate(self, ab: np.ndarray) -> tuple[int, float]:
-        """Choose the rarity power, by its place in `POWERS`, and the saturation.
+    def _calibrate(self, ab: np.ndarray) -> float:
+        """Find by bisection the saturation that brings the colours to the target colourfulness.
 
-        For each power, bisection finds the saturation that reaches the target: the mean absolute
-        colourfulness at the network's output size. The largest power whose PSNR is within 0.05 dB
-        of the best is kept. If every power needs more than the largest saturation, as in a network
-        that knows nothing yet, the first power gets that.
+        That is the mean absolute colourfulness at the network's output size. Multiplying chroma
+        costs less PSNR than favouring rare colours does. A network that knows nothing yet gets the
+        largest saturation.
         """
-        target, candidates = self._config.colorfulness * self._cf_truth, []
-        for index, answer in enumerate(ab):
-            low, high = 0.0, MAX_SATURATION
-            for _ in range(14):
-                middle = (low + high) / 2
-                below = _colorfulness(self._small, answer, middle) < target
-                low, high = (middle, high) if below else (low, middle)
-            if high < MAX_SATURATION:
-                candidates.append((float(_small_psnr(self._small, answer, high)), index, high))
-        if not candidates:
-            return 0, MAX_SATURATION
-        least = max(candidates)[0] - PSNR_TOLERANCE_DB
-        return max((index, high) for psnr, index, high in candidates if psnr >= least)
+        target = self._config.colorfulness * self._cf_truth
+        low, high = 0.0, MAX_SATURATION
+        for _ in range(14):
+            middle = (low + high) / 2
+            below = _colorfulness(self._small, ab, middle) < target
+            low, high = (middle, high) if below else (low, middle)
+        return high
 
 
 @jax.jit
@@ -247,10 +222,3 @@ def _distance_histogram(lab: jax.Array, ab: jax.Array) -> jax.Array:
     """Count a picture's pixels by the distance of ab from `lab`, for AuC."""
     fitted = color.rgb_to_lab(_fitted(lab, ab, jnp.float32(1)))
     return metrics.distance_histogram(fitted[..., 1:], lab[..., 1:])
-
-
-@jax.jit
-def _small_psnr(lab: jax.Array, ab: jax.Array, saturation: jax.Array) -> jax.Array:
-    """Average the PSNR of ab times a saturation at the output's size, 60 dB at most each."""
-    psnr = metrics.psnr(_fitted(lab, ab, saturation), color.fit_gamut(lab))
-    return jnp.minimum(psnr, 60).mean()

@@ -111,12 +111,12 @@ def test_the_strip_has_ten_columns_at_most(tmp_path):
 
 
 def test_weights_carry_their_calibration(whole):
-    """Rarity and saturation bring the validation photographs to the share asked for."""
+    """The saturation brings the validation photographs to the share asked for."""
     _, decoding, summary = checkpoint.read_header(whole / "weights.safetensors")
     best = min((line for line in log(whole) if "psnr" in line), key=lambda x: x["validation_loss"])
-    for name in ("rarity_power", "saturation", "psnr", "psnr_calibrated", "colorfulness"):
+    for name in ("saturation", "psnr", "psnr_calibrated", "colorfulness"):
         assert summary[name] == best[name]
-    assert decoding.rarity_power in validation.POWERS and decoding.saturation > 0
+    assert decoding.rarity_power == 0 and decoding.saturation > 0
     assert decoding.bin_weights.shape == (261,) and np.ptp(decoding.bin_weights) > 0.1
     assert decoding.working_size == 24  # half again the size trained on
     assert Colorizer.load(whole / "weights.safetensors").decoding == decoding
