@@ -34,8 +34,9 @@ from starlette.testclient import TestClient
 
 from colorjax import Colorizer, checkpoint, cli, model
 from colorjax.palette import Decoding
-from colorjax.web import server
-from colorjax.web.session import Edit, Session, SessionError
+from colorjax.web import server, start
+from colorjax.web.edit import Edit, RequestError
+from colorjax.web.session import Session
 
 TOKEN = "a-token-of-the-tests"
 HOST = "127.0.0.1:8000"
@@ -63,7 +64,7 @@ def tiny(weights):
 
 @pytest.fixture
 def session(tiny):
-    with Session(lambda: tiny, max_megapixels=5, max_bytes=2_000_000) as session:
+    with Session(tiny, max_megapixels=5, max_bytes=2_000_000) as session:
         yield session
 
 
@@ -177,9 +178,9 @@ def test_no_path_of_a_request_reaches_a_file(client, path):
 
 def test_the_names_of_this_machine_alone_are_allowed_unless_it_is_told_otherwise():
     local = {"127.0.0.1:80", "localhost:80", "[::1]:80"}
-    assert server.allowed_hosts("127.0.0.1", 80) == local
-    assert server.allowed_hosts("192.168.1.5", 80) == {"192.168.1.5:80"}
-    assert local | {f"{socket.gethostname()}:80"} <= server.allowed_hosts("0.0.0.0", 80)
+    assert start.allowed_hosts("127.0.0.1", 80) == local
+    assert start.allowed_hosts("192.168.1.5", 80) == {"192.168.1.5:80"}
+    assert local | {f"{socket.gethostname()}:80"} <= start.allowed_hosts("0.0.0.0", 80)
 
 
 # What comes in.
@@ -247,7 +248,7 @@ def test_uploads_lie_under_names_of_our_own_where_only_the_owner_may_enter(clien
 
 
 def test_a_closed_session_leaves_nothing(tiny):
-    with Session(lambda: tiny) as session:
+    with Session(tiny) as session:
         (session.directory / "upload").write_bytes(b"x")
     assert not session.directory.exists()
 
@@ -261,7 +262,7 @@ def test_one_job_runs_at_a_time(client, session, monkeypatch):
         most = max(most, running)
         time.sleep(0.05)
         running -= 1
-        raise SessionError("enough")
+        raise RequestError("enough")
 
     monkeypatch.setattr(session, "add", slow)
     with client:  # one event loop for all
@@ -359,22 +360,22 @@ def test_hints_are_kept_beside_the_photograph_if_the_person_says_so(tiny, tmp_pa
     path = tmp_path / "a.png"
     Image.fromarray(picture(3)).save(path)
     hints = {"hints": [{"x": 20, "y": 20, "color": "#2040c0"}], "warmth": 3}
-    with Session(lambda: tiny, [path]) as session:
+    with Session(tiny, [path]) as session:
         item = session.add_given(0)
         edit = Edit.from_json(hints, item.size)
         session.color(item.id, edit)
         assert not list(tmp_path.glob("*.json"))
-        session.set_keep(item.id, True)
+        item.set_keep(True, tiny.decoding)
         session.color(item.id, warmer := Edit(edit.hints, warmth=5))
-    with Session(lambda: tiny, [path]) as session:
+    with Session(tiny, [path]) as session:
         item = session.add_given(0)
         assert item.edit == warmer and item.keep
     (tmp_path / "a.png.hints.json").write_text("something else")
-    with Session(lambda: tiny, [path]) as session:
+    with Session(tiny, [path]) as session:
         item = session.add_given(0)
         assert not item.keep and "hints" in item.notes[-1]
-        with pytest.raises(SessionError, match="holds something else"):
-            session.set_keep(item.id, True)
+        with pytest.raises(RequestError, match="holds something else"):
+            item.set_keep(True, tiny.decoding)
     assert (tmp_path / "a.png.hints.json").read_text() == "something else"
 
 
@@ -383,7 +384,7 @@ def test_hints_kept_with_other_weights_open_where_no_color_is_known_to_be_rare(t
     kept = {"points": [{"x": 2, "y": 3, "color": "#2040c0"}], "edit": {"rarity": 0.5, "warmth": 4}}
     (tmp_path / "a.png.hints.json").write_text(json.dumps(kept))
     plain = Colorizer(tiny.params, tiny.network, Decoding(working_size=64))
-    with Session(lambda: plain, [tmp_path / "a.png"]) as session:
+    with Session(plain, [tmp_path / "a.png"]) as session:
         edit = session.add_given(0).edit
     assert (len(edit.hints), edit.warmth, edit.rarity) == (1, 4, None)
 
@@ -454,8 +455,8 @@ def test_a_frames_time_is_counted_from_the_first_picture_as_hints_are(tmp_path):
 
 def test_the_command_names_the_weights_that_the_page_shows(tiny, tmp_path):
     Image.fromarray(picture(3)).save(tmp_path / "a.png")
-    with Session(lambda: tiny, [tmp_path / "a.png"], weights="my weights.safetensors") as session:
-        words = session.command(session.add_given(0).id)
+    with Session(tiny, [tmp_path / "a.png"], weights="my weights.safetensors") as session:
+        words = session.add_given(0).command(tiny.decoding, session.weights)
     assert words.endswith("--weights 'my weights.safetensors'")
 
 
@@ -539,7 +540,7 @@ class Running:
         self.session = session
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        hosts = server.allowed_hosts("127.0.0.1", self.port)
+        hosts = start.allowed_hosts("127.0.0.1", self.port)
         app = server.application(session, TOKEN, hosts)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
@@ -560,7 +561,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tiny):
-    with Session(lambda: tiny) as session, Running(session) as server:
+    with Session(tiny) as session, Running(session) as server:
         yield server
 
 
@@ -773,7 +774,7 @@ def test_photographs_and_films_named_on_the_command_line(chromium, tiny, tmp_pat
     Image.fromarray(picture(15, 60, 80)).save(tmp_path / "a.png")
     write_film(tmp_path / "f.mp4")
     given = [tmp_path / "a.png", tmp_path / "f.mp4"]
-    with Session(lambda: tiny, given) as session, Running(session) as server:
+    with Session(tiny, given) as session, Running(session) as server:
         with page_of(chromium, server.address) as page:
             assert not page.locator("#invitation").is_visible()
             page.get_by_label("Keep the hints beside").check()
@@ -881,7 +882,7 @@ def test_two_tabs_keep_apart_what_they_open(chromium, running):
 
 @in_browser
 def test_when_the_server_has_ended_the_hints_can_be_saved(chromium, tiny):
-    with Session(lambda: tiny) as session, Running(session) as server:
+    with Session(tiny) as session, Running(session) as server:
         with page_of(chromium, server.address) as page:
             dropped(page, "a.png", encoded(picture(12, 60, 80)))
             click_at(page, 0.5, 0.5)
