@@ -1,4 +1,4 @@
-"""The page's server: addresses → what the session does, and how it is started and ended.
+"""The page's addresses → what the session does.
 
 Nothing is served by a path: the page's files are read when it starts, photographs have ids of our
 own. One job (a photograph read, or saved) runs at a time; beside it one edit is answered, which
@@ -6,14 +6,7 @@ takes milliseconds.
 """
 
 import json
-import os
-import secrets
-import socket
-import sys
-import threading
-import webbrowser
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +14,6 @@ from urllib.parse import quote
 
 import anyio
 import numpy as np
-import uvicorn
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -30,12 +22,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from colorjax.colorizer import Colorizer
-from colorjax.config import ConfigError
 from colorjax.media import files
 from colorjax.media.film import FILM_SUFFIXES
+from colorjax.web import saving
+from colorjax.web.edit import Edit, RequestError
 from colorjax.web.guard import Guard
-from colorjax.web.session import Edit, Session, SessionError
+from colorjax.web.session import Session
 
 _PAGE = Path(__file__).parent / "page"
 _KINDS = {
@@ -43,7 +35,6 @@ _KINDS = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 _MOST_JSON = 2**20  # bytes of a request that is no upload
 
 
@@ -117,13 +108,14 @@ def application(session: Session, token: str, hosts: Collection[str]) -> Starlet
         return JSONResponse(await edit(session.suggest, id, place.get("x"), place.get("y")))
 
     async def keep(request: Request) -> Response:
-        wanted = (await _json(request)).get("keep") is True
-        await edit(session.set_keep, request.path_params["id"], wanted)
+        item, wanted = session.get(request.path_params["id"]), (await _json(request)).get("keep")
+        await edit(item.set_keep, wanted is True, session.colorizer.decoding)
         return JSONResponse({})
 
     async def hints(request: Request) -> Response:
         size = session.get(request.path_params["id"]).size
-        return JSONResponse(session.edit_of(await _body(request), size).to_json())
+        read = Edit.from_file(await _body(request), size, session.colorizer.decoding)
+        return JSONResponse(read.to_json())
 
     async def frame(request: Request) -> Response:
         time = (await _json(request)).get("time")
@@ -131,22 +123,23 @@ def application(session: Session, token: str, hosts: Collection[str]) -> Starlet
         return JSONResponse(item.to_json())
 
     async def command(request: Request) -> Response:
-        return JSONResponse({"command": session.command(request.path_params["id"])})
+        item = session.get(request.path_params["id"])
+        return JSONResponse({"command": item.command(session.colorizer.decoding, session.weights)})
 
     async def save(request: Request) -> Response:
         format = (await _json(request)).get("format") or None
-        path, name, notes = await job(session.save, request.path_params["id"], format)
+        path, name, notes = await job(saving.save, session, request.path_params["id"], format)
         return _file(path, name, notes)
 
     async def save_all(request: Request) -> Response:
         wanted = await _json(request)
         ids = [str(id) for id in wanted.get("ids", [])]
-        path, notes = await job(session.save_all, ids, wanted.get("format") or None)
+        path, notes = await job(saving.save_all, session, ids, wanted.get("format") or None)
         return _file(path, "coloured.zip", notes)
 
     one = "/api/photographs/{id}"
     routes = [
-        *(Route(*page) for page in pages()),
+        *(Route(address, answer, methods=["GET"]) for address, answer in pages()),
         Route("/api/state", state),
         Route("/api/photographs", add, methods=["PUT"]),
         Route("/api/given", add_given, methods=["POST"]),
@@ -165,11 +158,11 @@ def application(session: Session, token: str, hosts: Collection[str]) -> Starlet
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, token=token, hosts=hosts)],
-        exception_handlers={SessionError: _refusal, _TooLarge: _refusal},
+        exception_handlers={RequestError: _refusal, _TooLarge: _refusal},
     )
 
 
-class _TooLarge(SessionError):
+class _TooLarge(RequestError):
     """More bytes come than are taken."""
 
 
@@ -177,21 +170,16 @@ def _refusal(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"{error}."}, 413 if isinstance(error, _TooLarge) else 400)
 
 
-def pages() -> list[tuple[str, Callable]]:
+def pages() -> list[tuple[str, Response]]:
     """Read the page's files: an address and its answer for each."""
-
-    def answer(content: bytes, kind: str) -> Callable:
-        async def page(request: Request) -> Response:
-            return Response(content, media_type=kind)
-
-        return page
-
-    pages = []
-    for path in sorted(_PAGE.iterdir()):
-        if kind := _KINDS.get(path.suffix):
-            name = "/" if path.name == "page.html" else f"/{path.name}"
-            pages.append((name, answer(path.read_bytes(), kind)))
-    return pages
+    return [
+        (
+            "/" if path.name == "page.html" else f"/{path.name}",
+            Response(path.read_bytes(), media_type=_KINDS[path.suffix]),
+        )
+        for path in sorted(_PAGE.iterdir())
+        if path.suffix in _KINDS
+    ]
 
 
 def _versions(saturation: float, rarity: float | None) -> list[dict[str, Any]]:
@@ -221,7 +209,7 @@ def _plain(name: str) -> str:
 def _whole(request: Request, name: str) -> int:
     text = request.query_params.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) < 8):
-        raise SessionError(f"{name} is {text!r}: it must be a whole number")
+        raise RequestError(f"{name} is {text!r}: it must be a whole number")
     return int(text)
 
 
@@ -239,11 +227,11 @@ async def _receive(request: Request, path: Path, most: int, name: str) -> None:
                     raise _TooLarge(limit)
                 await file.write(chunk)
     except OSError as error:
-        raise SessionError(f"{name} could not be stored: {error.strerror}") from None
+        raise RequestError(f"{name} could not be stored: {error.strerror}") from None
     except ClientDisconnect:
-        raise SessionError(f"{name} broke off") from None
+        raise RequestError(f"{name} broke off") from None
     if not size:
-        raise SessionError(f"{name} is empty")
+        raise RequestError(f"{name} is empty")
 
 
 async def _body(request: Request) -> bytes:
@@ -260,9 +248,9 @@ async def _json(request: Request) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        raise SessionError("the request is no JSON") from None
+        raise RequestError("the request is no JSON") from None
     if not isinstance(value, dict):
-        raise SessionError("the request is no object")
+        raise RequestError("the request is no object")
     return value
 
 
@@ -279,70 +267,3 @@ def _file(path: Path, name: str, notes: list[str]) -> Response:
     after = BackgroundTask(path.unlink, missing_ok=True)
     kind = "application/octet-stream"
     return FileResponse(path, media_type=kind, headers=headers, background=after)
-
-
-def allowed_hosts(host: str, port: int) -> set[str]:
-    """List the values of `Host` that mean this server, listening on a host's port."""
-    names = {host, *_LOCAL} if host in _LOCAL else {host}
-    if host in ("0.0.0.0", "::"):  # every address of this machine
-        own = socket.gethostname()
-        names = {*_LOCAL, own}
-        with suppress(OSError):
-            names |= {str(found[4][0]) for found in socket.getaddrinfo(own, None)}
-    return {f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names}
-
-
-def serve(
-    load: Callable[[], Colorizer],
-    photographs: list[Path],
-    host: str = "127.0.0.1",
-    port: int = 0,
-    browser: bool = True,
-    weights: str | None = None,
-) -> int:
-    """Serve the page until it is told to end; return the exit status.
-
-    Args:
-        load: gives the network.
-        photographs: to open at the start, read where they lie.
-        host: to listen on.
-        port: likewise; 0 takes a free one.
-        browser: open the page in the browser.
-        weights: the file of the network, as the page's commands name it; None for the default.
-    """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"--host {host} --port {port}: {error.strerror}: name others") from None
-    port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
-    if host not in _LOCAL:
-        print(
-            f"warning: with --host {host} others on the network reach this page, and what is sent "
-            "is not encrypted: whoever has the address below sees the photographs",
-            file=sys.stderr,
-            flush=True,
-        )
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{port}/?token={token}"
-    config = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
-    status = 0
-    with listener, Session(load, photographs, weights=weights) as session:
-        warming = threading.Thread(target=session.warm, daemon=True)
-        app = application(session, token, allowed_hosts(host, port))
-        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=1, **config))
-        try:
-            session.load()
-            print(f"colorjax is at {address}\nCtrl-C ends it.", flush=True)
-            warming.start()
-            if browser:
-                webbrowser.open(address)
-            server.run(sockets=[listener])
-        except KeyboardInterrupt as stop:  # by which every signal ends it
-            status = 128 + stop.args[0] if stop.args else 0
-    if warming.is_alive():  # in XLA, which cannot be stopped; Python's own end would abort
-        sys.stdout.flush()
-        os._exit(status)
-    return status

@@ -6,19 +6,13 @@ are kept. Of the last few the pixels and what the network says of them are kept,
 edit's colour follows in milliseconds. Rows come first: `H W`.
 """
 
-import io
-import json
-import math
-import os
-import re
 import secrets
 import shutil
 import tempfile
 import threading
-import zipfile
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,103 +22,18 @@ from PIL import Image
 
 from colorjax import color, palette
 from colorjax.colorizer import Analysis, Colorizer
-from colorjax.hints import Hint, HintError, check_inside
-from colorjax.media import files, hint_files
-from colorjax.media.film import FILM_SUFFIXES, FilmError
+from colorjax.hints import Hint, HintError
+from colorjax.media import files
+from colorjax.media.film import FILM_SUFFIXES
 from colorjax.web import frame
+from colorjax.web.edit import Edit, RequestError, number
+from colorjax.web.item import Item, named
 
 PREVIEW_SIDE = 1600  # pixels a side at most of what the page draws
 THUMBNAIL_SIDE = 200
 DETAIL_SIDE = 4096  # pixels a side at most of a part at full resolution
 _KEPT = 3  # photographs whose pixels and analysis are kept
-_HINTS = 500  # of a photograph, at most
 _EXAMPLE = Path(__file__).parent / "page" / "example.jpg"
-_RANGES = {"saturation": (0, 4), "warmth": (-60, 60), "tint": (-60, 60), "rarity": (-4, 4)}
-
-
-class SessionError(ValueError):
-    """A request that cannot be met, as one sentence for the person."""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What a person asks of a photograph's colour; None is what the weights say."""
-
-    hints: tuple[Hint, ...] = ()
-    saturation: float | None = None
-    warmth: float = 0.0
-    tint: float = 0.0
-    rarity: float | None = None
-
-    @classmethod
-    def from_json(cls, value: Any, size: tuple[int, int]) -> "Edit":
-        """Check what a page sent or a file holds, for a photograph of `size`, width and height."""
-        if not isinstance(value, dict):
-            raise SessionError("an edit is an object with hints and numbers")
-        numbers: dict[str, float] = {}
-        for name, (low, high) in _RANGES.items():
-            if (number := value.get(name)) is not None:
-                numbers[name] = _number(number, name, low, high)
-        points = value.get("hints", [])
-        if not isinstance(points, list) or len(points) > _HINTS:
-            raise SessionError(f"hints are a list of at most {_HINTS}")
-        try:
-            hints = hint_files.of_points(points) if points else []
-            check_inside(hints, size[1], size[0])
-        except HintError as error:
-            raise SessionError(str(error)) from None
-        return cls(tuple(hints), **numbers)
-
-    def to_json(self) -> dict[str, Any]:
-        """Convert it to plain data: what was not set is left out."""
-        hints = [
-            {name: entry for name, entry in asdict(hint).items() if entry is not None}
-            for hint in self.hints
-        ]
-        numbers = {name: number for name in _RANGES if (number := getattr(self, name)) is not None}
-        return {"hints": hints, **numbers}
-
-
-def _number(value: Any, name: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SessionError(f"{name} is {value!r}: it must be a number")
-    if not low <= value <= high:
-        raise SessionError(f"{name} is {value:g}: it must be from {low:g} to {high:g}")
-    return float(value)
-
-
-@dataclass
-class Item:
-    """A photograph, or a film by one of its frames."""
-
-    id: str
-    name: str  # as the person knows it; never part of a path
-    source: Path
-    given: bool  # named on the command line: read where it lies, hints may be kept beside it
-    size: tuple[int, int]  # width, height
-    thumbnail: np.ndarray  # grey sRGB values of its lightness, uint8 H W
-    content_fraction: tuple[float, float]  # of ab's rows and columns that it fills
-    notes: tuple[str, ...] = ()
-    film: frame.Frame | None = None
-    example: bool = False  # of ours, shown while there is no photograph
-    edit: Edit = field(default_factory=Edit)
-    keep: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Tell what the page knows of it."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "width": self.size[0],
-            "height": self.size[1],
-            "fraction": self.content_fraction,
-            "notes": self.notes,
-            "film": self.film and {"time": self.film.time, "duration": self.film.duration},
-            "given": self.given,
-            "example": self.example,
-            "edit": self.edit.to_json(),
-            "keep": self.keep,
-        }
 
 
 @dataclass
@@ -141,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        load: Callable[[], Colorizer],
+        colorizer: Colorizer,
         given: Sequence[Path] = (),
         max_megapixels: float = 500,
         max_bytes: int = 4 * 2**30,
@@ -150,18 +59,17 @@ class Session:
         """Start with nothing read yet.
 
         Args:
-            load: gives the network, once, when the first photograph comes.
+            colorizer: the network.
             given: photographs named on the command line, to be read where they lie.
             max_megapixels: larger photographs are refused before they are decoded.
             max_bytes: larger uploads are refused while they come.
             weights: the file of the network, for the command; None for the default.
         """
         self.directory = Path(tempfile.mkdtemp(prefix="colorjax-"))  # mode 0700
+        self.colorizer, self.weights = colorizer, weights
         self.max_megapixels, self.max_bytes = max_megapixels, max_bytes
-        self.weights = weights
         self.items: dict[str, Item] = {}
         self.given, self._given = tuple(given), dict[int, str]()  # number → id, once it is read
-        self._load, self._colorizer = load, None
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock, self._beginning = threading.RLock(), threading.Lock()
 
@@ -173,17 +81,6 @@ class Session:
         """Remove every uploaded file."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    @property
-    def colorizer(self) -> Colorizer:
-        """Return the network, loaded when it is first asked for."""
-        return self.load()
-
-    def load(self) -> Colorizer:
-        """Load the network, unless that is done."""
-        with self._lock:
-            self._colorizer = self._colorizer or self._load()
-            return self._colorizer
-
     def new_path(self, suffix: str = "") -> Path:
         """Make a name of our own in the session's directory."""
         return self.directory / f"{secrets.token_hex(16)}{suffix}"
@@ -191,13 +88,13 @@ class Session:
     def get(self, id: str) -> Item:
         """Find an item by its id."""
         if id not in self.items:
-            raise SessionError("this photograph is no longer here: add it again")
+            raise RequestError("this photograph is no longer here: add it again")
         return self.items[id]
 
     def begin(self) -> None:
-        """Read the example, where no photographs were given, and load the network."""
+        """Read the example, where no photographs were given."""
         with self._beginning:
-            if not (self.colorizer and self.given or self.items):
+            if not (self.given or self.items):
                 self.add(_EXAMPLE, "Example", example=True)
 
     def warm(self) -> None:
@@ -223,7 +120,7 @@ class Session:
     def add_given(self, number: Any) -> Item:
         """Read one of the photographs given, unless that is done."""
         if not isinstance(number, int) or not 0 <= number < len(self.given):
-            raise SessionError("no such photograph was named on the command line")
+            raise RequestError("no such photograph was named on the command line")
         if self._given.get(number) not in self.items:
             path = self.given[number]
             self._given[number] = self.add(path, path.name, given=True).id
@@ -233,21 +130,16 @@ class Session:
         """Read a photograph, or a film's frame.
 
         Raises:
-            SessionError: it is no picture, damaged or too large.
+            RequestError: it is no picture, damaged or too large.
         """
         film, notes = None, ()
-        try:
+        with named(source, name):
             if Path(name).suffix.lower() in FILM_SUFFIXES:
                 film = frame.read(source)
                 pixels = film.pixels
             else:
                 photograph = files.read(source, self.max_megapixels)
                 pixels, notes = photograph.pixels, photograph.notes
-        except (files.FileError, FilmError) as error:
-            # The reader knows our own name for the file, the person knows theirs.
-            raise SessionError(str(error).replace(str(source), name)) from None
-        except MemoryError:
-            raise SessionError(f"{name} does not fit into memory: scale it down") from None
         opened = self._analyzed(pixels)
         item = Item(
             secrets.token_urlsafe(12),
@@ -261,7 +153,11 @@ class Session:
             film,
             example,
         )
-        self._read_kept(item)
+        if given and item.kept_path.is_file():
+            if kept := item.read_kept(self.colorizer.decoding):
+                item.edit, item.keep = kept, True
+            else:
+                item.notes = (*notes, f"{item.kept_path.name} holds no hints that can be read")
         with self._lock:
             self.items[item.id] = item
         self._remember(item.id, opened)
@@ -283,11 +179,9 @@ class Session:
         """Take another frame of a film; its hints stay."""
         item = self.get(id)
         if not item.film:
-            raise SessionError(f"{item.name} is no film")
-        try:
-            item.film = frame.read(item.source, _number(time, "time", 0, 1e6))
-        except FilmError as error:
-            raise SessionError(str(error).replace(str(item.source), item.name)) from None
+            raise RequestError(f"{item.name} is no film")
+        with named(item.source, item.name):
+            item.film = frame.read(item.source, number(time, "time", 0, 1e6))
         self._remember(id, self._analyzed(item.film.pixels))
         return item
 
@@ -306,16 +200,15 @@ class Session:
             if item.id in self._open:
                 self._open.move_to_end(item.id)
                 return self._open[item.id]
-        pixels = item.film.pixels if item.film else self._read(item).pixels
+        pixels = item.film.pixels if item.film else self.read(item).pixels
         opened = self._analyzed(pixels)
         self._remember(item.id, opened)
         return opened
 
-    def _read(self, item: Item) -> files.Photograph:
-        try:
+    def read(self, item: Item) -> files.Photograph:
+        """Read a photograph anew, with all that it carries."""
+        with named(item.source, item.name):
             return files.read(item.source, self.max_megapixels)
-        except files.FileError as error:
-            raise SessionError(str(error).replace(str(item.source), item.name)) from None
 
     def preview(self, id: str, side: int) -> np.ndarray:
         """Shrink a photograph's lightness to grey, uint8 `H W`, no side longer than asked."""
@@ -329,7 +222,7 @@ class Session:
         part = pixels[max(0, top) :, max(0, left) :][: min(height, DETAIL_SIDE)]
         part = part[:, : min(width, DETAIL_SIDE)]
         if not part.size:
-            raise SessionError("this part lies outside the photograph")
+            raise RequestError("this part lies outside the photograph")
         return _grey(part, DETAIL_SIDE)
 
     def color(self, id: str, edit: Edit, remember: bool = True) -> np.ndarray:
@@ -338,31 +231,13 @@ class Session:
         if remember and edit != item.edit:
             item.edit = edit
             if item.keep:
-                self._write_kept(item)
-        opened, decoding = self._opened(item), self._decoding(edit)
+                item.write_kept()
+        opened, decoding = self._opened(item), edit.decoding(self.colorizer.decoding)
         ab = np.asarray(_decode(opened.analysis.output, self.colorizer.network.head, decoding))
         hints = edit.hints
         if film := item.film:  # those of other frames lie at other places
             hints = [hint for hint in hints if abs((hint.time or 0) - film.time) < 0.05]
         return opened.analysis.with_hints(opened.pixels, ab, hints)
-
-    def _decoding(self, edit: Edit) -> palette.Decoding:
-        """Combine what the weights say with what the person says."""
-        own = self.colorizer.decoding
-        if own.bin_weights is None and edit.rarity:
-            raise SessionError("these weights do not know which colours are rare")
-        return replace(
-            own,
-            saturation=own.saturation if edit.saturation is None else edit.saturation,
-            rarity_power=own.rarity_power if edit.rarity is None else edit.rarity,
-            warmth=edit.warmth,
-            tint=edit.tint,
-        )
-
-    def edit_of(self, data: bytes, size: tuple[int, int]) -> Edit:
-        """Read a file of hints, whose rarity is left out where the weights know none."""
-        edit = edit_of_file(data, size)
-        return replace(edit, rarity=None) if self.colorizer.decoding.bin_weights is None else edit
 
     def suggest(self, id: str, x: float, y: float) -> list[str]:
         """Suggest likely colours of a place of the upright photograph, `#rrggbb` each."""
@@ -370,149 +245,9 @@ class Session:
         try:
             return self.colorizer.suggest(opened.pixels, x, y, opened.analysis)
         except HintError as error:
-            raise SessionError(str(error)) from None
+            raise RequestError(str(error)) from None
         except ValueError:  # a network without bins has one colour in mind
             return []
-
-    def save(
-        self, id: str, suffix: str | None = None, quality: int = 95
-    ) -> tuple[Path, str, list[str]]:
-        """Colour a photograph at its own resolution, into a file of our own.
-
-        Returns:
-            The file, to be removed by the caller; the name it should have; and what its format
-            could not keep.
-        """
-        item = self.get(id)
-        if item.film:
-            raise SessionError(f"{item.name} is a film: the command beside it colours it")
-        suffix = suffix or output_suffix(item.name)
-        if suffix not in files.OUTPUT_SUFFIXES:
-            raise SessionError(f"{suffix} is no format to save in")
-        target, edit, own = self.new_path(suffix), item.edit, self.colorizer
-        photograph = self._read(item)
-        # As colorize.py does it, from the pixels on: the same bytes.
-        colorizer = Colorizer(own.params, own.network, self._decoding(edit))
-        pixels = colorizer(photograph.pixels, edit.hints)
-        try:
-            notes = files.write(target, replace(photograph, pixels=pixels), quality)
-        except files.FileError as error:
-            raise SessionError(str(error).replace(str(target), item.name)) from None
-        return target, f"{Path(item.name).stem}-coloured{suffix}", notes
-
-    def save_all(self, ids: Iterable[str], suffix: str | None = None) -> tuple[Path, list[str]]:
-        """Save photographs into one ZIP, of names that do not clash; films are left out.
-
-        Returns:
-            The file, to be removed by the caller; and what the format could not keep.
-        """
-        target, taken, lost = self.new_path(".zip"), set(), Counter[str]()
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-            for id in ids:
-                if self.get(id).film:
-                    continue
-                path, name, notes = self.save(id, suffix)
-                lost.update(notes)
-                stem, ending, count = Path(name).stem, Path(name).suffix, 1
-                while name.lower() in taken:
-                    count += 1
-                    name = f"{stem}-{count}{ending}"
-                taken.add(name.lower())
-                archive.write(path, name)
-                path.unlink()
-        notes = [f"{note} ({n} photographs)" if n > 1 else note for note, n in lost.items()]
-        return target, notes
-
-    def set_keep(self, id: str, keep: bool) -> None:
-        """Keep the hints in a file beside the photograph from now on, or no longer."""
-        item = self.get(id)
-        if not item.given:
-            raise SessionError(
-                f"{item.name} was dropped, and a page does not learn where it lies: "
-                "save its hints as a file"
-            )
-        if keep and not item.keep and kept_path(item).exists():
-            self._read_kept(item, replace_edit=False)
-            if not item.keep:
-                raise SessionError(f"{kept_path(item)} holds something else: move it first")
-        item.keep = keep
-        if keep:
-            self._write_kept(item)
-
-    def _read_kept(self, item: Item, replace_edit: bool = True) -> None:
-        if not item.given or not (path := kept_path(item)).is_file():
-            return
-        try:
-            edit = self.edit_of(path.read_bytes(), item.size)
-        except (SessionError, OSError):
-            item.notes = (*item.notes, f"{path.name} holds no hints that can be read")
-            return
-        item.keep = True
-        if replace_edit:
-            item.edit = edit
-
-    def _write_kept(self, item: Item) -> None:
-        path = kept_path(item)
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
-            temporary.write_bytes(_hints_json(item.edit))
-            os.replace(temporary, path)
-        except OSError as error:
-            item.keep = False
-            raise SessionError(f"{path} could not be written: {error.strerror}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def command(self, id: str) -> str:
-        """Write the command for the same colours: a photograph's, or the whole film's."""
-        item = self.get(id)
-        path, edit = Path(str(item.source) if item.given else item.name), item.edit
-        suffix = output_suffix(item.name)
-        if item.film:
-            suffix = ".mkv" if path.suffix.lower() == ".mkv" else ".mp4"
-        words = ["colorjax", str(path), f"{path.stem}-coloured{suffix}"]
-        if edit.hints:
-            words += ["--hints", str(kept_path(item)) if item.keep else f"{item.name}.hints.json"]
-        if self.weights:
-            words += ["--weights", self.weights]
-        decoding = self.colorizer.decoding
-        own = {"saturation": decoding.saturation, "rarity": decoding.rarity_power}
-        for name in _RANGES:
-            value = getattr(edit, name)
-            if value is not None and value != own.get(name, 0):
-                words.append(f"--{name}={value:g}")
-        return " ".join(_quoted(word) for word in words)
-
-
-def _quoted(word: str) -> str:
-    return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else "'" + word.replace("'", "'\\''") + "'"
-
-
-def kept_path(item: Item) -> Path:
-    """Name the file in which a photograph's hints are kept."""
-    return item.source.with_name(item.source.name + ".hints.json")
-
-
-def _hints_json(edit: Edit) -> bytes:
-    value = edit.to_json()
-    points = value.pop("hints")
-    return json.dumps({"points": points, "edit": value}, indent=1).encode()
-
-
-def edit_of_file(data: bytes, size: tuple[int, int]) -> Edit:
-    """Read an edit that `_hints_json` wrote, or the points of another hints file in JSON."""
-    try:
-        value = json.load(io.BytesIO(data))
-        return Edit.from_json({**value.get("edit", {}), "hints": value["points"]}, size)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = str(error) if isinstance(error, SessionError) else "it is no JSON with points"
-        raise SessionError(f"these hints cannot be read: {why}") from None
-
-
-def output_suffix(name: str) -> str:
-    """Choose the format to save in: the file's own where it holds colour."""
-    suffix = Path(name).suffix.lower()
-    return suffix if suffix in files.OUTPUT_SUFFIXES else ".png"
 
 
 _decode = jax.jit(palette.decode, static_argnums=1)

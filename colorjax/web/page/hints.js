@@ -3,22 +3,20 @@
 import * as picture from './picture.js';
 
 const root = document.getElementById('hints');
-let item = null, current = null;
+let current = [];
 const calls = {select() {}, move() {}, settle() {}, remove() {}};
 
 /** What to do when a hint is chosen, moved, let go or removed. */
 export const handle = handlers => Object.assign(calls, handlers);
 
 /** Draws the hints of an edit anew; the one with number `selected` stands out. */
-export function draw(newItem, hints, selected) {
-  item = newItem;
+export function draw(item, hints, selected) {
   current = hints;
   while (root.children.length > hints.length) root.lastChild.remove();
   while (root.children.length < hints.length) root.append(button(root.children.length));
   hints.forEach((hint, number) => {
     const mark = root.children[number];
-    mark.style.left = `${100 * (hint.x + 0.5) / item.width}%`;
-    mark.style.top = `${100 * (hint.y + 0.5) / item.height}%`;
+    picture.put(mark, hint, item);
     mark.style.background = hint.color;
     mark.hidden = Boolean(item.film) && Math.abs((hint.time ?? 0) - item.film.time) > 0.05;
     mark.setAttribute('aria-pressed', number === selected);

@@ -1,12 +1,17 @@
 // The page: what the person does on one side, the server's answers on the other.
 
-import {correct, paint} from './color.js';
+import {correct} from './color.js';
 import * as chooser from './chooser.js';
+import * as crosshair from './crosshair.js';
 import {Edits} from './edits.js';
+import * as files from './files.js';
 import * as hints from './hints.js';
+import {busy, say, trying} from './messages.js';
 import * as picture from './picture.js';
+import * as saving from './saving.js';
 import * as server from './server.js';
 import * as strip from './strip.js';
+import * as versions from './versions.js';
 
 const $ = id => document.getElementById(id);
 const SLIDERS = ['saturation', 'warmth', 'tint', 'rarity'];
@@ -18,47 +23,18 @@ let likely = []; // colours at its place
 let side = 0; // pixels of the preview's longer side
 let example = null;
 
-// Messages.
-
-function say(sentence, lasting = false) {
-  const box = document.createElement('div'), text = document.createElement('p');
-  const close = document.createElement('button');
-  text.textContent = sentence;
-  close.textContent = 'Close';
-  close.addEventListener('click', () => box.remove());
-  box.append(text, close);
-  for (const other of [...$('messages').children]) {
-    if (other.firstChild.textContent === sentence) other.remove();
-  }
-  $('messages').append(box);
-  if (!lasting) setTimeout(() => box.remove(), 8000);
-}
-
-const trying = work => async (...args) => {
-  try {
-    return await work(...args);
-  } catch (error) {
-    if (!(error instanceof server.Refused)) throw error;
-    say(error.message, true);
-  }
-};
-
-server.whenLost(() => { document.documentElement.dataset.lost = '1'; });
-
 // Photographs come and go.
 
 const photographs = () => [...items.values()].filter(item => item !== example);
 
 async function take(item) {
-  const edit = {...neutral(), ...item.edit};
-  item.edits = new Edits(edit);
+  item.edits = new Edits({...neutral(), ...item.edit});
   item.bases = new Map();
   items.set(item.id, item);
-  if (item.example) example = item;
-  else await addTile(item);
-}
-
-async function addTile(item) {
+  if (item.example) {
+    example = item;
+    return;
+  }
   const [grey, ab] = await Promise.all([server.preview(item.id, 168), server.color(item.id, item.edits.now, false)]);
   strip.add(item, grey, ab);
 }
@@ -67,9 +43,9 @@ const neutral = () => ({hints: [], saturation: settings.saturation, warmth: 0, t
 
 const queue = [];
 let working = false;
-async function addFiles(files) {
+async function addFiles(added) {
   let first = true; // of those that came together: it is shown at once
-  for (const file of files) {
+  for (const file of added) {
     if (file.name.endsWith('.json')) await loadHints(file);
     else enqueue(file.name, () => server.add(file), first);
     first = false;
@@ -129,9 +105,9 @@ async function open(id) {
   picture.show(item, grey, box => trying(server.detail)(item.id, box));
   picture.setSplit(item === example ? 0.5 : item.split ?? 0.12);
   $('surface').setAttribute('aria-label', item.name);
-  centreCrosshair();
+  crosshair.centre(item);
   $('invitation').hidden = item !== example;
-  $('busy').hidden = true;
+  busy();
   document.title = item === example ? 'colorjax' : `${item.name} · colorjax`;
   strip.select(id);
   showItem();
@@ -159,12 +135,11 @@ function showItemsLeft() {
 // newest as soon as it has answered the one before.
 
 async function baseOf(item, rarity) {
-  const base = await baseFor(item, rarity);
-  item.base = {...base, rarity};
+  item.base = {...await baseFor(item, rarity), rarity};
 }
 
 // What the network says by itself, at saturation 1.
-async function baseFor(item, rarity) {
+function baseFor(item, rarity) {
   if (!item.bases.has(rarity)) {
     const alone = {hints: [], saturation: 1, warmth: 0, tint: 0, rarity};
     const base = server.color(item.id, alone, false);
@@ -194,7 +169,6 @@ function refresh() {
       if (edit === item.edits.now) {
         strip.draw(item.id, ab);
         if (edit.hints.length === 0) await baseOf(item, edit.rarity);
-        item.sent = edit;
         if (item === current) showCommand();
       }
     } while (again);
@@ -221,6 +195,7 @@ function edited(number, changes) {
 const addHint = trying(async place => {
   if ($('eyedropper').getAttribute('aria-pressed') === 'true') return pickColor(place);
   const item = current;
+  if (!item) return;
   const found = await server.suggest(item.id, place.x, place.y);
   if (item !== current) return;
   const color = found[0] ?? picture.colorAt(place.x, place.y);
@@ -228,8 +203,7 @@ const addHint = trying(async place => {
   likely = found;
   selected = item.edits.now.hints.length;
   const hint = item.film ? {...place, color, time: item.film.time} : {...place, color};
-  const painted = change({hints: [...item.edits.now.hints, hint]});
-  await painted;
+  await change({hints: [...item.edits.now.hints, hint]});
   hints.focus(selected);
 });
 
@@ -284,11 +258,7 @@ function showEdit() {
     $(`${name}-value`).textContent = name === 'saturation' ? `× ${value.toFixed(2)}`
       : `${value > 0 ? '+' : ''}${value.toFixed(name === 'rarity' ? 2 : 1).replace(/\.0$/, '')}`;
   }
-  for (const [number, button] of [...$('versions').children].entries()) {
-    const version = settings.versions[number];
-    button.setAttribute('aria-pressed',
-      version.saturation === edit.saturation && version.rarity === edit.rarity);
-  }
+  versions.mark(edit);
   showChooser();
 }
 
@@ -330,98 +300,31 @@ async function drawVersions() {
   for (const [number, version] of settings.versions.entries()) {
     const base = await baseFor(item, version.rarity);
     if (item !== current) return;
-    const image = paint(grey, corrected(base, {...version, warmth: 0, tint: 0}), item.fraction);
-    const canvas = $('versions').children[number].querySelector('canvas');
-    canvas.width = image.width;
-    canvas.height = image.height;
-    canvas.getContext('2d').putImageData(image, 0, 0);
+    versions.draw(number, grey, corrected(base, {...version, warmth: 0, tint: 0}), item.fraction);
   }
 }
 
-function buildVersions() {
-  $('versions').replaceChildren(...settings.versions.map(version => {
-    const button = document.createElement('button'), name = document.createElement('span');
-    button.append(document.createElement('canvas'), name);
-    name.textContent = version.name;
-    button.title = version.about;
-    button.addEventListener('click', trying(async () => {
-      await baseOf(current, version.rarity);
-      change({saturation: version.saturation, rarity: version.rarity});
-    }));
-    return button;
-  }));
-  $('bolder-label').hidden = settings.rarity === null;
-}
+const chooseVersion = trying(async ({saturation, rarity}) => {
+  await baseOf(current, rarity);
+  change({saturation, rarity});
+});
 
 // Saving.
 
-function download({name, blob, notes}) {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  for (const note of notes) say(`${name}: ${note}.`);
-}
-
-const busy = (sentence, work) => trying(async () => {
+const saved = (sentence, work) => trying(async () => {
   await sending;
-  $('busy').textContent = sentence;
-  $('busy').hidden = false;
-  try { await work(); } finally { $('busy').hidden = true; }
+  busy(sentence);
+  try { await work(); } finally { busy(); }
 });
-
-const save = busy('Saving…', async () => download(await server.save(current.id, $('format').value)));
-
-const saveAll = busy('Saving all…', async () => {
-  const all = photographs().filter(item => !item.film);
-  if (!window.showDirectoryPicker) {
-    return download(await server.saveAll(all.map(item => item.id), $('format').value));
-  }
-  let folder;
-  try {
-    folder = await window.showDirectoryPicker({mode: 'readwrite'});
-  } catch (error) {
-    if (error.name === 'AbortError') return; // the person closed the dialog
-    return download(await server.saveAll(all.map(item => item.id), $('format').value));
-  }
-  for (const [number, item] of all.entries()) {
-    $('busy').textContent = `Saving ${number + 1} of ${all.length}…`;
-    const {name, blob, notes} = await server.save(item.id, $('format').value);
-    const file = await folder.getFileHandle(await freeName(folder, name), {create: true});
-    const stream = await file.createWritable();
-    await stream.write(blob);
-    await stream.close();
-    for (const note of notes) say(`Note: ${note}.`);
-  }
-  say(`Saved ${all.length} photographs into ${folder.name}.`);
-});
-
-// A name that no file of the folder has: nothing is overwritten.
-async function freeName(folder, name) {
-  const dot = name.lastIndexOf('.');
-  for (let count = 1; ; count++) {
-    const wanted = count === 1 ? name : `${name.slice(0, dot)}-${count}${name.slice(dot)}`;
-    try {
-      await folder.getFileHandle(wanted);
-    } catch (error) {
-      if (error.name === 'NotFoundError') return wanted;
-      if (error.name !== 'TypeMismatchError') throw error;
-    }
-  }
-}
-
-// If the server has ended, the hints are still here.
-function hintsFile() {
-  const {hints: points, ...edit} = current.edits.now;
-  const blob = new Blob([JSON.stringify({points, edit}, null, 1)], {type: 'application/json'});
-  return {name: `${current.name}.hints.json`, blob, notes: []};
-}
-const saveHints = () => download(hintsFile());
+const save = saved('Saving…', () => saving.save(current.id));
+const saveAll = saved('Saving all…', () =>
+  saving.saveAll(photographs().filter(item => !item.film).map(item => item.id)));
 
 // What the person does.
 
 picture.onClick(addHint);
+crosshair.onChoose(addHint);
+files.handle(() => settings.suffixes, addFiles);
 hints.handle({
   select: selectHint,
   move: (number, place) => { selected = number; change({hints: edited(number, place)}, `move ${number}`); },
@@ -445,7 +348,6 @@ $('reset').addEventListener('click', () => {
   const {hints: _, ...sliders} = neutral();
   change(sliders);
 });
-$('neutral').addEventListener('click', settle);
 $('eyedropper').addEventListener('click', () =>
   setEyedropper($('eyedropper').getAttribute('aria-pressed') !== 'true'));
 $('remove').addEventListener('click', () => removeHint(selected));
@@ -463,7 +365,7 @@ $('full').addEventListener('click', () => picture.setZoom(true, current.edits.no
 $('compare').addEventListener('change', () => { if (current) current.split = picture.split(); });
 $('save').addEventListener('click', save);
 $('save-all').addEventListener('click', saveAll);
-$('save-hints').addEventListener('click', saveHints);
+$('save-hints').addEventListener('click', () => saving.saveHints(current.name, current.edits.now));
 $('keep').addEventListener('change', trying(async () => {
   try {
     await sending;
@@ -489,26 +391,6 @@ $('copy').addEventListener('click', async () => {
   }
 });
 
-let crosshair = {x: 0, y: 0};
-function moveCrosshair(x, y) {
-  crosshair = picture.clamped(x, y);
-  $('crosshair').style.left = `${100 * (crosshair.x + 0.5) / current.width}%`;
-  $('crosshair').style.top = `${100 * (crosshair.y + 0.5) / current.height}%`;
-}
-$('surface').addEventListener('keydown', event => {
-  if (event.target !== $('surface') || !current) return;
-  const step = picture.stepOf(event);
-  if (step) {
-    event.preventDefault();
-    moveCrosshair(crosshair.x + step[0], crosshair.y + step[1]);
-    picture.reveal(crosshair);
-  } else if (event.key === 'Enter' || event.key === ' ') {
-    event.preventDefault();
-    addHint(picture.clamped(crosshair.x, crosshair.y));
-  }
-});
-const centreCrosshair = () => { if (current) moveCrosshair(current.width / 2, current.height / 2); };
-$('surface').addEventListener('focus', centreCrosshair);
 document.addEventListener('keydown', event => {
   if (event.key === 'Escape') setEyedropper(false);
   if (!(event.ctrlKey || event.metaKey) || !current) return;
@@ -520,53 +402,6 @@ document.addEventListener('keydown', event => {
     event.preventDefault();
     if (!current.film) save();
   }
-});
-
-for (const [button, input] of [['add', 'files'], ['invite', 'files'], ['add-folder', 'folder']]) {
-  $(button).addEventListener('click', () => $(input).click());
-}
-for (const input of ['files', 'folder']) {
-  $(input).addEventListener('change', () => {
-    const files = [...$(input).files];
-    $(input).value = '';
-    addFiles(input === 'folder' ? files.filter(isPicture) : files);
-  });
-}
-
-// Of a folder only what may be a photograph; a file that is dropped by itself is always tried.
-const isPicture = file => !file.name.startsWith('.')
-  && settings.suffixes.some(suffix => file.name.toLowerCase().endsWith(suffix));
-
-async function filesOf(entry) {
-  if (entry.isFile) {
-    const file = await new Promise((found, failed) => entry.file(found, failed));
-    return isPicture(file) ? [file] : [];
-  }
-  const reader = entry.createReader(), found = [];
-  for (;;) { // it gives a hundred at a time
-    const some = await new Promise((read, failed) => reader.readEntries(read, failed));
-    if (!some.length) break;
-    for (const child of some) found.push(...await filesOf(child));
-  }
-  return found.sort((one, other) => one.name.localeCompare(other.name));
-}
-
-addEventListener('dragover', event => {
-  event.preventDefault();
-  $('drop').hidden = ![...event.dataTransfer.types].includes('Files');
-});
-addEventListener('dragleave', event => { if (!event.relatedTarget) $('drop').hidden = true; });
-addEventListener('drop', async event => {
-  event.preventDefault();
-  $('drop').hidden = true;
-  const entries = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry?.());
-  const files = [...event.dataTransfer.files];
-  const all = [];
-  for (const [number, file] of files.entries()) {
-    if (entries[number]?.isDirectory) all.push(...await filesOf(entries[number]));
-    else all.push(file);
-  }
-  addFiles(all);
 });
 
 let resized = 0;
@@ -582,15 +417,15 @@ addEventListener('resize', () => {
 });
 
 trying(async () => {
-  $('busy').textContent = 'Getting ready…';
-  $('busy').hidden = false;
+  busy('Getting ready…');
   settings = await server.state();
-  buildVersions();
+  versions.build(settings.versions, chooseVersion);
+  $('bolder-label').hidden = settings.rarity === null;
   for (const item of settings.items) await take(item);
   for (const {number, name} of settings.waiting) enqueue(name, () => server.addGiven(number));
   const first = photographs()[0] ?? (queue.length ? null : example);
   if (first) await open(first.id);
   await work();
-  $('busy').hidden = true;
+  busy();
   document.documentElement.dataset.ready = '1';
 })();

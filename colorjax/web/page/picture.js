@@ -77,6 +77,12 @@ export const clamped = (x, y) => ({
   y: Math.min(item.height - 1, Math.max(0, Math.round(y))),
 });
 
+/** Puts an element of the surface at a place of a photograph. */
+export function put(element, {x, y}, {width, height}) {
+  element.style.left = `${100 * (x + 0.5) / width}%`;
+  element.style.top = `${100 * (y + 0.5) / height}%`;
+}
+
 /** What an arrow key moves a place by, in pixels, with Shift five times as much; else null. */
 export function stepOf(event) {
   const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];

@@ -3,16 +3,11 @@
 /** What the server refused, in its own words. */
 export class Refused extends Error {}
 
-let lost = () => {};
-/** Calls `handler` when the server no longer answers. */
-export const whenLost = handler => { lost = handler; };
-
 async function request(method, path, body) {
   let response;
   try {
     response = await fetch(path, {method, body});
-  } catch (error) {
-    lost();
+  } catch {
     throw new Refused('The server has ended: start `colorjax web` again.');
   }
   if (!response.ok) {
