@@ -1,4 +1,4 @@
-"""The kinds of picture that are known but not read, by their first bytes or their suffix."""
+"""Which kind of picture a file is, where Pillow alone does not read it: by its first bytes."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -84,7 +84,7 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
 
 
 def kind_of(file: BinaryIO, name: str | Path) -> str | None:
-    """Name the kind of a picture that Pillow is not to read, by its first bytes, or None."""
+    """Name the kind of a picture, "TIFF" and "HEIC" among them; None where Pillow may tell."""
     file.seek(0)
     head = file.read(1024)
     for place, magic, kind in _MAGIC:
@@ -97,8 +97,9 @@ def kind_of(file: BinaryIO, name: str | Path) -> str | None:
         return "SVG"
     if head[:2] == b"\xff\xd8" and (kind := _rare_jpeg(file)):
         return kind
-    by_suffix = OTHER_KINDS.get(Path(name).suffix.lower())
-    return "raw" if by_suffix == "raw" and tiff.is_tiff(file) else None
+    if head[:4] in tiff.MAGIC:
+        return "raw" if OTHER_KINDS.get(Path(name).suffix.lower()) == "raw" else "TIFF"
+    return None
 
 
 def _rare_jpeg(file: BinaryIO) -> str | None:

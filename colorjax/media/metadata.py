@@ -261,11 +261,9 @@ def upright(
     return bytes(block), own
 
 
-def of_tiff(
-    file: BinaryIO, root: Directory, order: str, big: bool, size: tuple[int, int]
-) -> Carried:
-    """Collect what a TIFF's first directory carries for a picture of that width and height."""
-    carried = Carried()
+def _of_tiff(page: Any) -> Carried:
+    """Collect what a `tiff.Tiff` carries in the first directory of its file."""
+    carried, root, order = Carried(), page.root, page.order
     xmp, iptc, blocks = (getattr(root.get(tag), "data", b"") for tag in (_XMP, _IPTC, _PHOTOSHOP))
     own = numbers(root.get(_ORIENTATION), order)
     carried.orientation = own[0] if own and own[0] in range(1, 9) else 1
@@ -275,7 +273,7 @@ def of_tiff(
     carried.iptc = resources(blocks, iptc[: _record_end(iptc)])
     if _LAYERS in root:
         carried.notes.append("its Photoshop layers are left out: what they show together is used")
-    found = tree(file, header(file)[2], order, big)
+    found = tree(page.file, header(page.file)[2], order, page.big)
     kept = {tag: entry for tag, entry in found.items() if tag not in STRUCTURE}
     if set(kept) - {_ORIENTATION, 282, 283, 296, 297}:
         # What the EXIF of a JPEG must hold, true of any that comes of this.
@@ -287,7 +285,7 @@ def of_tiff(
         kept.setdefault(296, one._replace(data=struct.pack(order + "H", 2)))
         if inside := kept.get(_EXIF):
             inside.setdefault(37121, Entry(7, 4, b"\1\2\3\0"))
-            for tag, side in zip((40962, 40963), size, strict=True):
+            for tag, side in zip((40962, 40963), page.size, strict=True):
                 inside.setdefault(tag, Entry(4, 1, struct.pack(order + "I", side)))
         carried.exif, _ = upright(pack(kept, order), carried.orientation)
     return carried
@@ -492,8 +490,15 @@ def jp2_profile(file: BinaryIO) -> bytes | None:
     return None
 
 
-def of(image: Any, file: BinaryIO) -> Carried:
-    """Collect what an image that Pillow opened carries, made to fit the upright picture."""
+def of(image: Any, page: Any, file: BinaryIO) -> Carried:
+    """Collect what an image of Pillow's or the page of a TIFF carries, to fit it upright."""
+    try:
+        return _of_tiff(page) if page else _of_image(image, file)
+    except Exception:  # foreign bytes raise nearly anything, but the picture is whole without them
+        return Carried(notes=["what it carries beside its pixels is damaged and was not kept"])
+
+
+def _of_image(image: Any, file: BinaryIO) -> Carried:
     info, orientation = image.info, None
     comment = info.get("comment")
     carried = Carried(info.get("exif") or None, info.get("xmp") or info.get("XML:com.adobe.xmp"))

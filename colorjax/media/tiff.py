@@ -18,20 +18,11 @@ from colorjax.media import metadata
 from colorjax.media.metadata import Directory, Entry
 
 STRIP = 2**20  # pixels handled at a time
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEFLATE, _BY_LIBTIFF = (8, 32946), (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
 # Photometric interpretation -> colour space, its channels.
 _SPACES = {0: ("L", 1), 1: ("L", 1), 2: ("RGB", 3), 5: ("CMYK", 4), 8: ("LAB", 3), 9: ("ICCLAB", 3)}
 _RAW = (32803, 34892)  # photometric interpretations: a sensor's mosaic, linear light of one
-
-
-@dataclass
-class Samples:
-    """Samples as the file has them: `H W C`, alpha last if `alpha`, of the colour space named."""
-
-    values: np.ndarray
-    space: str
-    alpha: bool
 
 
 @dataclass
@@ -101,12 +92,6 @@ class Tiff:
 
 class RawError(ValueError):
     """A TIFF that holds what a camera's or scanner's sensor saw, not yet a picture."""
-
-
-def is_tiff(file: BinaryIO) -> bool:
-    """Whether a file begins as TIFF and BigTIFF do."""
-    file.seek(0)
-    return file.read(4) in _MAGIC
 
 
 def open_tiff(file: BinaryIO) -> Tiff:
@@ -255,8 +240,10 @@ def _blocks(tiff: Tiff) -> np.ndarray:
     return found
 
 
-def samples(tiff: Tiff, notes: list[str]) -> Samples:
+def samples(tiff: Tiff, notes: list[str]) -> tuple[np.ndarray, str]:
     """Read the samples of a picture that `is_known`, 8 or 16 bits over their whole range.
+
+    They are `H W C`, alpha last, of the colour space that the second names.
 
     Raises:
         ValueError: it is truncated or damaged.
@@ -295,7 +282,7 @@ def samples(tiff: Tiff, notes: list[str]) -> Samples:
         values = np.concatenate([colors, alpha], 2)
     if kind == 0:  # white is zero
         values = np.concatenate([~values[..., :1], values[..., 1:]], 2)
-    return Samples(np.ascontiguousarray(values), space, place is not None)
+    return np.ascontiguousarray(values), space
 
 
 def _lzw(data: np.ndarray) -> bytes:
