@@ -155,7 +155,7 @@ def _sixteen(image: Any, file: BinaryIO, name: str, raw: str, maximum: int) -> n
         bits = _depth(image.format, file) if image.format in _OF_ANY_DEPTH else 16
         samples = _array(image).astype(np.uint16)
         samples = samples | samples >> bits if bits < 16 else samples  # which Pillow shifted up
-    elif kind in ("RGB", "RGBA", "RGBX", "LA"):
+    elif ";16" in raw and kind in ("RGB", "RGBA", "RGBX", "LA"):
         big = raw[-1] == "B" or (raw[-1] == "N" and sys.byteorder == "big")
         other = "RGBA" if kind == "LA" else raw[:-1] + ("L" if big else "B")
         upper = _array(image)
@@ -207,7 +207,7 @@ def _with_profile(samples: np.ndarray, icc: bytes, notes: list[str]) -> np.ndarr
 def _samples_of_tiff(page: tiff.Tiff, notes: list[str]) -> np.ndarray:
     """Read the samples in sRGB of a TIFF's picture that `is_known`."""
     values, space = tiff.samples(page, notes)
-    icc = page.profile or b""
+    icc = getattr(page.page.get(34675), "data", b"")
     if space in ("L", "RGB"):
         return _with_profile(values, icc, notes)
     if space != "CMYK":

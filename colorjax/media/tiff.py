@@ -40,7 +40,7 @@ class Tiff:
 
     def number(self, tag: int, default: int = 0) -> int:
         """Read the first value of a tag of the page."""
-        return next(iter(metadata.numbers(self.page.get(tag), self.order)), default)
+        return metadata.number(self.page, tag, self.order, default)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,12 +65,6 @@ class Tiff:
             and (space != "CMYK" or number(332, 1) == 1)
             and min(self.size) > 0
         )
-
-    @property
-    def profile(self) -> bytes | None:
-        """The ICC profile."""
-        entry = self.page.get(34675)
-        return entry.data if entry else None
 
     @property
     def white(self) -> np.ndarray | None:
@@ -106,13 +100,14 @@ def open_tiff(file: BinaryIO) -> Tiff:
     if 50706 in root:
         raise RawError("DNG")
 
+    def number(page: Directory, tag: int) -> int:
+        return metadata.number(page, tag, order)
+
     def reduced(page: Directory) -> bool:
-        kind, old = (metadata.numbers(page.get(tag), order) for tag in (254, 255))
-        return bool(kind and kind[0] & 5) or old[:1] == (2,)
+        return bool(number(page, 254) & 5) or number(page, 255) == 2
 
     def area(page: Directory) -> int:
-        width, height = (metadata.numbers(page.get(tag), order) for tag in (256, 257))
-        return width[0] * height[0] if width and height else 0
+        return number(page, 256) * number(page, 257)
 
     def page_at(place: int) -> tuple[Directory, int] | None:
         """The directory there and the place of the next; None if damaged, unless it matters."""
@@ -139,10 +134,7 @@ def open_tiff(file: BinaryIO) -> Tiff:
     if reduced(root):
         for page in later():
             pages += [page, *inner(page[0])]
-    if any(
-        metadata.numbers(page.get(262), order)[:1] in [(kind,) for kind in _RAW]
-        for page, _ in pages
-    ):
+    if any(number(page, 262) in _RAW for page, _ in pages):
         raise RawError("TIFF")
     full = [page for page in pages if not reduced(page[0])] or pages[:1]
     page, place = max(full, key=lambda page: area(page[0]))  # the first among equals
