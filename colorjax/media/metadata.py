@@ -445,7 +445,8 @@ def _of_jpeg(image: Any, carried: Carried) -> None:
             carried.notes.append("its XMP is in several parts, of which the first is kept")
         elif name == "APP11" and b"c2pa" in data[:99]:
             carried.notes.append("its content credentials hold for the original and are not kept")
-    carried.iptc = resources(blocks)
+    if blocks:
+        carried.iptc = resources(blocks)
     carried.notes[:] = dict.fromkeys(carried.notes)
 
 
