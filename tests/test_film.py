@@ -1,3 +1,4 @@
+import functools
 import itertools
 import os
 import resource
@@ -27,6 +28,7 @@ ROOT = Path(colorize.__file__).parent
 av.logging.set_level(None)
 
 
+@functools.cache
 def scene(number, height, width):
     """A disc that moves before a still ground."""
     y, x = np.mgrid[0:height, 0:width]

@@ -35,11 +35,12 @@ def scans(tmp_path):
     return place
 
 
-def many(place, count, side):
-    """A folder of so many grey photographs."""
+def many(place, count, height):
+    """A folder of so many grey photographs, of the shape of the scans: it is compiled but once."""
     place.mkdir()
     for number in range(count):
-        Image.fromarray(picture(number, side, side)[..., 0]).save(place / f"{number:02}.png")
+        pixels = picture(number, height, height * 4 // 3)[..., 0]
+        Image.fromarray(pixels).save(place / f"{number:02}.png")
     return place
 
 
@@ -162,7 +163,7 @@ def test_what_cannot_be_opened_is_named(scans, weights, tmp_path, monkeypatch, c
 
 
 def test_a_photograph_cut_short_is_coloured_and_named(scans, weights, tmp_path, capsys):
-    Image.fromarray(picture(9, 200, 200)).save(scans / "cut.jpg")
+    Image.fromarray(picture(9, 180, 240)).save(scans / "cut.jpg")
     (scans / "cut.jpg").write_bytes((scans / "cut.jpg").read_bytes()[:3000])
     assert run(scans, tmp_path / "out", "--weights", weights) == 1
     said = capsys.readouterr()
@@ -240,8 +241,8 @@ def test_fifty_sizes_reach_the_network_in_nine_shapes_at_most(tmp_path, weights,
 
 def test_what_is_held_is_bounded(tmp_path, weights, monkeypatch):
     """Reading waits while more pixels than allowed are read and not yet written."""
-    place = many(tmp_path / "many", 24, 50)
-    monkeypatch.setattr(folder, "_HELD", 4 * 2500)
+    place = many(tmp_path / "many", 24, 48)
+    monkeypatch.setattr(folder, "_HELD", 4 * 48 * 64)
     lock, now, most = threading.Lock(), 0, 0
     read, write = files.read, files.write
 
@@ -269,7 +270,7 @@ def test_what_is_held_is_bounded(tmp_path, weights, monkeypatch):
 
 
 def test_killed_it_goes_on_where_it_was(tmp_path, weights):
-    place, out = many(tmp_path / "many", 60, 300), tmp_path / "out"
+    place, out = many(tmp_path / "many", 60, 240), tmp_path / "out"
     argv = [sys.executable, ROOT / "colorize.py", place, out, "--weights", weights]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 240
@@ -278,7 +279,7 @@ def test_killed_it_goes_on_where_it_was(tmp_path, weights):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    whole = [path for path in out.glob("*.png") if files.read(path).pixels.shape == (300, 300, 3)]
+    whole = [path for path in out.glob("*.png") if files.read(path).pixels.shape == (240, 320, 3)]
     assert 3 <= len(whole) == len(list(out.glob("*.png"))) < 60
     times = {path: path.stat().st_mtime_ns for path in whole}
     assert run(place, out, "--weights", weights) == 0

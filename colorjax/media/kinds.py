@@ -49,8 +49,9 @@ def kind_of(file: BinaryIO, name: str | Path) -> str | None:
     file.seek(0)
     head = file.read(1024)
     for kind, (_, beginnings) in _KINDS.items():
-        if any(head.startswith(magic, place) for place, magic in beginnings):
-            return kind
+        for place, magic in beginnings:
+            if head.startswith(magic, place):
+                return kind
     if head[4:8] == b"ftyp":
         brands = {head[8:12], *(head[place : place + 4] for place in range(16, head[3] & 252, 4))}
         return "HEIC" if brands & _HEIC and not brands & {b"avif", b"avis"} else None
