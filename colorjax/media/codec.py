@@ -114,9 +114,9 @@ def eight(samples: np.ndarray) -> Image.Image:
     return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 
-def samples_of(image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]) -> np.ndarray:
-    """Read the samples of an opened picture in sRGB: of an image by Pillow, else of the page."""
-    if image is None and page:
+def samples_of(image: Any, page: Any, file: BinaryIO, notes: list[str]) -> np.ndarray:
+    """Read samples in sRGB: of an image by Pillow or, where that is None, of the page of a TIFF."""
+    if image is None:
         return _samples_of_tiff(page, notes)
     name, _, _, args = (getattr(image, "tile", None) or [("", None, 0, "")])[0]  # none in WebP
     raw, maximum = (args, 0) if isinstance(args, str) else (str(args[0]), args[-1])

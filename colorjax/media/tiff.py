@@ -35,7 +35,6 @@ class Tiff:
     root: Directory
     page: Directory
     place: int  # of the page's directory
-    first: bool  # whether that is the file's first
     several: bool  # whether other pages of full size follow
 
     def number(self, tag: int, default: int = 0) -> int:
@@ -139,13 +138,14 @@ def open_tiff(file: BinaryIO) -> Tiff:
     full = [page for page in pages if not reduced(page[0])] or pages[:1]
     page, place = max(full, key=lambda page: area(page[0]))  # the first among equals
     several = any(not reduced(other) and area(other) for other, at in later() if at != place)
-    return Tiff(file, order, big, root, page, place, place == start, several)
+    return Tiff(file, order, big, root, page, place, several)
 
 
 def for_pillow(tiff: Tiff) -> BinaryIO:
     """Give the file as Pillow shall see it: the picture meant is its first directory."""
+    first = metadata.header(tiff.file)[2]
     tiff.file.seek(0)
-    if tiff.first:
+    if tiff.place == first:
         return tiff.file
     data = bytearray(tiff.file.read())
     struct.pack_into(
