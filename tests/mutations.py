@@ -7,6 +7,7 @@ than one line, an output beside a refusal, a minute without an answer or memory 
 gigabyte ends it with the name of the file, which is kept.
 """
 
+import argparse
 import contextlib
 import io
 import resource
@@ -106,6 +107,9 @@ def run(count: int, seed: int, place: Path, say=lambda text: None) -> Counter:
 
 
 if __name__ == "__main__":
-    numbers = [int(word) for word in sys.argv[1:]]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("count", type=int, nargs="?", default=10_000)
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="mutations-"))
-    print(dict(run(*(numbers + [10_000, 0][len(numbers) :]), folder, print)))
+    print(dict(run(options.count, options.seed, folder, print)))

@@ -51,15 +51,8 @@ def png(samples, depth, kind, *chunks, interlaced=False):
     height, width = samples.shape[:2]
     passes = [(0, 0, 1, 1)]
     if interlaced:
-        passes = [
-            (0, 0, 8, 8),
-            (0, 4, 8, 8),
-            (4, 0, 8, 4),
-            (0, 2, 4, 4),
-            (2, 0, 4, 2),
-            (0, 1, 2, 2),
-            (1, 0, 2, 1),
-        ]
+        passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)]
+        passes += [(2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     lines = b""
     for y, x, down, across in passes:
         part = samples[y::down, x::across]
@@ -73,6 +66,15 @@ def png(samples, depth, kind, *chunks, interlaced=False):
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
     body = b"".join(chunks) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body
+
+
+def icc_of(tags, base):
+    """An ICC profile of these tags, its header like that of another."""
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    return struct.pack(">I", 128 + len(table + body)) + bytes(base[4:128]) + table + body
 
 
 def profile(space, gamma, matrix=None):
@@ -89,12 +91,8 @@ def profile(space, gamma, matrix=None):
         kept = tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
         if matrix == "swapped":
             kept[b"rXYZ"], kept[b"bXYZ"] = tags[b"bXYZ"], tags[b"rXYZ"]
-    table, body = struct.pack(">I", len(kept)), b""
-    for name, content in kept.items():
-        table += struct.pack(">4sII", name, 132 + 12 * len(kept) + len(body), len(content))
-        body += content + bytes(-len(content) % 4)
     base[16:20] = space
-    return struct.pack(">I", 128 + len(table + body)) + bytes(base[4:128]) + table + body
+    return icc_of(kept, base)
 
 
 def to_srgb(linear):

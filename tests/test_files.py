@@ -1,5 +1,6 @@
 import io
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from pictures import (
 from PIL import Image, ImageCms
 
 import colorize
-from colorjax.media import codec, files
+from colorjax.media import codec, files, tiff
 
 # pytest takes away the filters that `files` sets.
 pytestmark = [
@@ -144,11 +145,15 @@ def test_common_formats(tmp_path, suffix, mode):
         )
 
 
-def test_progressive_jpeg_and_content_before_suffix(tmp_path):
+def test_progressive_jpeg(tmp_path):
     save(tmp_path / "a.jpg", scene(), quality=95, progressive=True)
     assert abs(files.read(tmp_path / "a.jpg").pixels.astype(int) - scene()).max() < 20
-    save(tmp_path / "b.jpg", scene(), format="PNG")
-    np.testing.assert_array_equal(files.read(tmp_path / "b.jpg").pixels, scene())
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.psd"])
+def test_a_suffix_says_nothing_where_the_content_does(tmp_path, name):
+    path = save(tmp_path / name, scene(), format="PNG")
+    np.testing.assert_array_equal(files.read(path).pixels, scene())
 
 
 @pytest.mark.parametrize("suffix", ["gif", "tif", "png", "webp"])
@@ -223,19 +228,10 @@ def test_other_kinds_are_named_for_what_they_are(tmp_path, name, capsys):
         path.write_bytes(data + bytes(200))
         if kind == "Targa" and path.suffix == ".png":
             continue
-        refused(capsys, colorize.main, [path, tmp_path / "out.tif"], path.name, f"is {of(kind)}")
+        said = "is raw" if kind == "raw" else f"is of the kind {kind}"
+        refused(capsys, colorize.main, [path, tmp_path / "out.tif"], path.name, said)
     listed = files.OTHER_KINDS.get(Path(name).suffix)
     assert listed == kind or Path(name).suffix in (".jpg", ".jls")
-
-
-def of(kind):
-    return "raw" if kind == "raw" else f"of the kind {kind}"
-
-
-def test_a_suffix_says_nothing_where_the_content_does(tmp_path):
-    np.testing.assert_array_equal(
-        files.read(save(tmp_path / "a.psd", scene(), format="PNG")).pixels, scene()
-    )
 
 
 # Files that are cut short
@@ -250,10 +246,9 @@ def jpeg(**options):
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_without_its_end_marker_is_whole(tmp_path, progressive):
     data = jpeg(progressive=progressive)
-    (tmp_path / "whole.jpg").write_bytes(data)
     (tmp_path / "a.jpg").write_bytes(data[:-2])
     photograph = files.read(tmp_path / "a.jpg")
-    np.testing.assert_array_equal(photograph.pixels, files.read(tmp_path / "whole.jpg").pixels)
+    np.testing.assert_array_equal(photograph.pixels, np.asarray(Image.open(io.BytesIO(data))))
     assert photograph.notes == ("the file lacks its end; all of the picture is there",)
     assert not photograph.partial
 
@@ -329,11 +324,11 @@ def test_opaque_alpha_is_no_alpha(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "tiff", "webp", "bmp", "ppm", "PNG"])
-@pytest.mark.parametrize("pixels", [scene(), scene()[..., 0], scene()[:1, :1]], ids=str)
-def test_lossless_formats_hold_exactly_the_pixels(tmp_path, suffix, pixels):
-    assert files.write(tmp_path / f"a.{suffix}", files.Photograph(pixels)) == []
-    for read in (files.read(tmp_path / f"a.{suffix}").pixels, Image.open(tmp_path / f"a.{suffix}")):
-        read = np.asarray(read)
+def test_lossless_formats_hold_exactly_the_pixels(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    for pixels in (scene(), scene()[..., 0], scene()[:1, :1]):
+        assert files.write(path, files.Photograph(pixels), overwrite=True) == []
+        read = np.asarray(Image.open(path))
         read = read[..., 0] if read.ndim > pixels.ndim else read  # grey WebP
         np.testing.assert_array_equal(read, pixels)
     assert os.listdir(tmp_path) == [f"a.{suffix}"]
@@ -350,9 +345,9 @@ def test_16_bits_are_written_whole(tmp_path, pixels, alpha):
     np.testing.assert_array_equal(samples, expected)
     assert chunks[b"sRGB"] == b"\0" and chunks[b"pHYs"] == struct.pack(">IIB", 23622, 11811, 1)
     assert files.write(tmp_path / "a.tif", photograph) == []
-    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
-        np.testing.assert_array_equal(tiff.asarray().reshape(expected.shape), expected)
-        assert tiff.pages.first.tags["XResolution"].value == (600, 1)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        np.testing.assert_array_equal(tif.asarray().reshape(expected.shape), expected)
+        assert tif.pages.first.tags["XResolution"].value == (600, 1)
     for suffix in ("png", "tif"):
         again = files.read(tmp_path / f"a.{suffix}")
         np.testing.assert_array_equal(again.pixels, pixels)
@@ -361,21 +356,13 @@ def test_16_bits_are_written_whole(tmp_path, pixels, alpha):
             np.testing.assert_array_equal(again.alpha, alpha)
 
 
-def test_many_strips(tmp_path):
-    pixels = RNG.integers(0, 65536, (300, 4001, 3), dtype=np.uint16)
+def test_many_strips(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "STRIP", 20_000)
+    pixels = RNG.integers(0, 65536, (300, 401, 3), dtype=np.uint16)
     for suffix in ("png", "tif"):
         files.write(tmp_path / f"a.{suffix}", files.Photograph(pixels))
         np.testing.assert_array_equal(files.read(tmp_path / f"a.{suffix}").pixels, pixels)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), pixels)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
-def test_alpha_is_carried(tmp_path, suffix):
-    alpha = scene()[..., 1]
-    files.write(tmp_path / f"a.{suffix}", files.Photograph(scene(), alpha))
-    photograph = files.read(tmp_path / f"a.{suffix}")
-    np.testing.assert_array_equal(photograph.pixels, scene())
-    np.testing.assert_array_equal(photograph.alpha, alpha)
 
 
 def test_8_bits_are_16_rounded():
@@ -421,28 +408,17 @@ def test_unreadable_files(tmp_path):
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
-def test_permission_denied(tmp_path, monkeypatch):
-    save(tmp_path / "a.png", scene())
-
-    def denied(*args):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", denied)
-    with pytest.raises(files.FileError, match="a.png cannot be read: Permission denied"):
-        files.read(tmp_path / "a.png")
-
-
 def test_limit_is_checked_before_decoding(tmp_path):
     header = struct.pack(">IIBBBBB", 40000, 30000, 8, 0, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
     (tmp_path / "a.png").write_bytes(data + chunk(b"IEND", b""))
+    save(tmp_path / "b.png", np.zeros((200, 1000), np.uint8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(files.FileError, match="1200 megapixels.* 500: .*--max-megapixels"):
             files.read(tmp_path / "a.png")
         with pytest.raises(files.FileError, match="1200 megapixels"):
             files.read_small(data, "a.png", 64)
-        save(tmp_path / "b.png", np.zeros((200, 1000), np.uint8))
         with pytest.raises(files.FileError, match="0.2 megapixels.* 0.1"):
             files.read(tmp_path / "b.png", max_megapixels=0.1)
         assert files.read(tmp_path / "b.png", max_megapixels=0.2).pixels.shape == (200, 1000)
@@ -466,9 +442,8 @@ def test_outputs_that_cannot_be(tmp_path, name, message):
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
     before = sorted(os.listdir(tmp_path))
     for attempt in (files.check_output, lambda path: files.write(path, files.Photograph(scene()))):
-        with pytest.raises(files.FileError, match=message) as error:
+        with pytest.raises(files.FileError, match=f"{name} .*{message}"):
             attempt(tmp_path / name)
-        assert name in str(error.value)
     assert sorted(os.listdir(tmp_path)) == before
     assert (tmp_path / "there.png").read_bytes() == b"mine"
 
@@ -498,28 +473,18 @@ def failing(error):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-@pytest.mark.parametrize("where", ["fsync", "publish", "encode"])
+@pytest.mark.parametrize("where", ["fsync", "link replace", "write_png"])
 def test_nothing_half_written_is_left(tmp_path, monkeypatch, overwrite, error, where):
-    path = tmp_path / "a.png"
+    path, module = tmp_path / "a.png", codec if where == "write_png" else os
     if overwrite:
         path.write_bytes(b"old")
-    if where == "encode":
-        monkeypatch.setattr(codec, "write_png", failing(error))
-    for name in (
-        ["link", "replace"] if where == "publish" else ["fsync"] if where == "fsync" else []
-    ):
-        monkeypatch.setattr(os, name, failing(error))
+    for name in where.split():
+        monkeypatch.setattr(module, name, failing(error))
     expected = files.FileError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         files.write(path, files.Photograph(scene()), overwrite=overwrite)
     assert os.listdir(tmp_path) == (["a.png"] if overwrite else [])
     assert not overwrite or path.read_bytes() == b"old"
-
-
-def run(code, *args):
-    command = [sys.executable, "-c", code, *map(str, args)]
-    folder = Path(__file__).parents[1]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -539,7 +504,6 @@ def test_name_is_taken_without_a_race(tmp_path, monkeypatch, links):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp", "ppm"])
 def test_full_disk(tmp_path, suffix):
-    resource = pytest.importorskip("resource")
     pixels = RNG.integers(0, 256, (200, 200, 3), dtype=np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
@@ -573,20 +537,13 @@ def test_no_noise(tmp_path):
         "    try: files.read(path)\n"
         "    except files.FileError: pass"
     )
-    done = run(code, tmp_path)
+    command, folder = [sys.executable, "-c", code, str(tmp_path)], Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_list_images(tmp_path):
-    for name in (
-        "b.JPG",
-        "a.png",
-        "sub/c.tiff",
-        ".hidden.png",
-        ".git/d.png",
-        "notes.txt",
-        "sub/e.WebP",
-    ):
+    for name in "b.JPG a.png sub/c.tiff .hidden.png .git/d.png notes.txt sub/e.WebP".split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()

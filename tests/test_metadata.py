@@ -37,21 +37,21 @@ def stored(path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("suffix", HELD)
 def test_orientation_is_applied_once(tmp_path, orientation, suffix):
     upright = np.dstack([scene(), scene()[..., 0]]) if suffix != "jpg" else scene()
-    undo = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}.get(orientation)
-    method = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
+    way = Image.Transpose
+    undone = {
+        2: way.FLIP_LEFT_RIGHT,
+        3: way.ROTATE_180,
+        4: way.FLIP_TOP_BOTTOM,
+        5: way.TRANSPOSE,
+        6: way.ROTATE_90,
+        7: way.TRANSVERSE,
+        8: way.ROTATE_270,
     }
     stored = Image.fromarray(upright)
-    stored = stored.transpose(method[undo]) if undo else stored
+    stored = stored.transpose(undone[orientation]) if orientation > 1 else stored
     exif = Image.Exif()
     exif[274], exif[271] = orientation, "Maker"
     options = {"exif": exif, "quality": 95, "lossless": True, "exact": True, "subsampling": 0}
@@ -67,8 +67,8 @@ def test_orientation_is_applied_once(tmp_path, orientation, suffix):
     np.testing.assert_allclose(small, scene()[:, 6:46], atol=8 if suffix == "jpg" else 0)
 
 
-@pytest.mark.parametrize("target", ["png", "jpg", "tif", "webp"])
-@pytest.mark.parametrize("source", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("target", HELD)
+@pytest.mark.parametrize("source", HELD)
 def test_exif_and_resolution_are_carried(tmp_path, source, target):
     path = save(tmp_path / f"in.{source}", scene(), exif=exif_with_everything(), dpi=(300, 300))
     photograph = files.read(path)
@@ -96,31 +96,24 @@ def test_damaged_exif_is_noted_and_empty_is_not(tmp_path):
 
 @pytest.mark.parametrize("density", [(0, 0), (1, 1), (float("nan"), 72)])
 def test_senseless_resolution_is_none(tmp_path, density, monkeypatch):
-    save(tmp_path / "a.png", scene())
-    original = Image.open
-
-    def opened(*args, **options):
-        image = original(*args, **options)
-        image.info["dpi"] = density
-        return image
-
-    monkeypatch.setattr(Image, "open", opened)
+    image = Image.open(save(tmp_path / "a.png", scene()))
+    image.info["dpi"] = density
+    monkeypatch.setattr(Image, "open", lambda *args, **options: image)
     assert files.read(tmp_path / "a.png").dpi is None
 
 
 @pytest.mark.parametrize(
     ("suffix", "lost"),
     [
-        ("jpg", "transparency 8 bits"),
-        ("webp", "8 bits|resolution"),
-        ("bmp", "transparency|8 bits|EXIF"),
-        ("ppm", "transparency|8 bits|EXIF|resolution"),
-        ("png", ""),
-        ("tif", ""),
+        ("jpg", ["transparency", "8 bits"]),
+        ("webp", ["8 bits", "resolution"]),
+        ("bmp", ["transparency", "8 bits", "EXIF"]),
+        ("ppm", ["transparency", "8 bits", "EXIF", "resolution"]),
+        ("png", []),
+        ("tif", []),
     ],
 )
 def test_what_cannot_be_kept_is_said(tmp_path, suffix, lost):
-    lost = lost.replace(" 8", "|8").split("|") if lost else []
     photograph = files.Photograph(RGB, GREY, exif_with_everything(), (300, 300))
     notes = files.write(tmp_path / f"a.{suffix}", photograph)
     assert len(notes) == len(lost)
@@ -128,15 +121,6 @@ def test_what_cannot_be_kept_is_said(tmp_path, suffix, lost):
         assert word in note and "\n" not in note
     if suffix in ("bmp", "ppm", "webp"):
         np.testing.assert_array_equal(files.read(tmp_path / f"a.{suffix}").pixels, eight(RGB))
-
-
-def test_exif_too_large_for_jpeg_is_left_and_said(tmp_path):
-    exif = Image.Exif()
-    exif[305] = "x" * 70000
-    photograph = files.Photograph(scene(), exif=exif.tobytes())
-    assert "holds no such EXIF" in files.write(tmp_path / "a.jpg", photograph)[0]
-    assert files.write(tmp_path / "a.png", photograph) == []
-    assert files.read(tmp_path / "a.png").exif is not None
 
 
 # EXIF byte for byte
@@ -170,10 +154,7 @@ def test_a_quarter_turn_changes_orientation_and_what_is_across_and_down(tmp_path
     assert (tags[274], tags[282], tags[283]) == (1, 400, 300)
     assert (inside[40962], inside[40963]) == (40, 52)
     same = camera_exif(order)
-    changed = [
-        k for k, (a, b) in enumerate(zip(photograph.exif or b"", same, strict=False)) if a != b
-    ]
-    assert len(changed) < 12
+    assert sum(a != b for a, b in zip(photograph.exif or b"", same, strict=False)) < 12
 
 
 def test_exif_with_bytes_that_nobody_names_is_not_cut(tmp_path):
@@ -227,26 +208,19 @@ NAMES = {
     285: (2, 8, b"Sheet 3\0"),
     316: (2, 8, b"Scan PC\0"),
     40091: (1, 8, "Köln".encode("utf-16-le")),
-    34665: None,
 }
 
 
 @pytest.mark.parametrize("target", HELD)
 def test_names_of_a_tiff_are_carried(tmp_path, target):
-    tags = {tag: value for tag, value in NAMES.items() if value}
-    (tmp_path / "in.tif").write_bytes(tiff_of(packed(GREY, 16), 21, tags=tags, t258=16))
+    (tmp_path / "in.tif").write_bytes(tiff_of(packed(GREY, 16), 21, tags=NAMES, t258=16))
     photograph = files.read(tmp_path / "in.tif")
     files.write(tmp_path / f"out.{target}", photograph)
-    block = (
-        (tmp_path / "out.tif").read_bytes()
-        if target == "tif"
-        else stored(tmp_path / f"out.{target}")
-    )
-    file = io.BytesIO(block)
+    path = tmp_path / f"out.{target}"
+    file = io.BytesIO(path.read_bytes() if target == "tif" else stored(path))
     order, _, start = metadata.header(file)
     found, _ = metadata.directory(file, start, order)
-    for tag, (kind, count, data) in tags.items():
-        assert found[tag][:3] == (kind, count, data)
+    assert {tag: found[tag][:3] for tag in NAMES} == NAMES
     assert 258 not in found or target == "tif"  # how pixels are stored is no EXIF
 
 
@@ -286,17 +260,13 @@ def test_compressed_xmp_of_a_png(tmp_path):
 @pytest.mark.parametrize(
     "said", [b'tiff:Orientation="6"', b"<tiff:Orientation>6</tiff:Orientation>"]
 )
-@pytest.mark.parametrize("by_exif", [True, False])
-@pytest.mark.parametrize("suffix", HELD)
+@pytest.mark.parametrize(
+    ("suffix", "by_exif"),
+    [(suffix, True) for suffix in HELD] + [(suffix, False) for suffix in ("jpg", "png", "webp")],
+)  # a TIFF always says its own
 def test_orientation_in_xmp_does_not_turn_twice(tmp_path, said, by_exif, suffix):
     xmp = XMP.replace(b'tiff:Orientation="1"', said)
-    exif = camera_exif(orientation=1)
-    if by_exif:
-        exif = camera_exif(orientation=6)
-    elif suffix != "tif":
-        exif = None
-    else:
-        return  # a TIFF always says its own
+    exif = camera_exif(orientation=6) if by_exif else None
     files.write(tmp_path / f"in.{suffix}", files.Photograph(scene(), exif=exif, xmp=xmp))
     photograph = files.read(tmp_path / f"in.{suffix}")
     assert photograph.pixels.shape == (52, 40, 3)
@@ -353,6 +323,8 @@ def test_comments_of_a_jpeg(tmp_path, comment):
     assert Image.open(tmp_path / "back.jpg").info["comment"] == comment
     for suffix in ("tif", "webp"):
         assert "holds no comment" in files.write(tmp_path / f"a.{suffix}", photograph)[0]
+    save(tmp_path / "in.gif", scene(), comment=comment)
+    assert files.read(tmp_path / "in.gif").comments == (comment,)
 
 
 def test_text_of_a_png_is_carried_or_its_loss_said(tmp_path):
@@ -413,12 +385,6 @@ def test_metadata_of_telephones(tmp_path, suffix, orientation):
     assert tags.get(274, 1) == 1
 
 
-def test_an_animations_comment(tmp_path):
-    Image.fromarray(scene()).save(tmp_path / "a.gif", comment=b"Album")
-    photograph = files.read(tmp_path / "a.gif")
-    assert photograph.comments == (b"Album",)
-
-
 @pytest.mark.parametrize("place", range(0, 220, 12))
 def test_damaged_exif_never_stops_a_photograph(tmp_path, place):
     exif = bytearray(camera_exif())
@@ -465,9 +431,15 @@ def test_a_directory_that_names_the_whole_file_many_times_is_refused():
 
 
 def test_too_large_for_a_segment_of_jpeg(tmp_path):
-    photograph = files.Photograph(scene(), xmp=XMP + b" " * 70000, comments=(b"x" * 70000,))
+    exif = Image.Exif()
+    exif[305] = "x" * 70000
+    large = {"exif": exif.tobytes(), "xmp": XMP + b" " * 70000, "comments": (b"x" * 70000,)}
+    photograph = files.Photograph(scene(), **large)
     notes = files.write(tmp_path / "a.jpg", photograph)
-    assert "no such XMP" in notes[0] and "no such long comment" in notes[1]
+    for note, what in zip(notes, ("EXIF", "XMP", "long comment"), strict=True):
+        assert f"holds no such {what}" in note
+    assert files.write(tmp_path / "a.png", photograph) == []
+    assert files.read(tmp_path / "a.png").exif is not None
     blocks = iptc(b"x" * 60000, b"y" * 60000)
     assert files.write(tmp_path / "b.jpg", files.Photograph(scene(), iptc=blocks)) == []
     assert files.read(tmp_path / "b.jpg").iptc == blocks

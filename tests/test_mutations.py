@@ -1,7 +1,5 @@
 """What `mutations.py` does for long, briefly; and what hypothesis thinks up."""
 
-import time
-
 import mutations
 import numpy as np
 import pytest
@@ -13,29 +11,15 @@ from colorjax.media import files
 # pytest takes away the filters that `files` sets.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 
-# Compilation and disks take their time; one folder serves all examples of a test.
+# Disks take their time; one folder serves all examples of a test.
 relaxed = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
 def test_damaged_files_are_coloured_or_refused(tmp_path):
-    outcome = mutations.run(396, 1, tmp_path)
+    outcome = mutations.run(200, 1, tmp_path)
     assert outcome["coloured"] > 30 and outcome["refused"] > 30
-
-
-HEADS = [data[:length] for data in mutations.EXAMPLES.values() for length in (4, 16, 40, 100)]
-
-
-@relaxed
-@given(st.sampled_from([b"", *HEADS]), st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(tmp_path, head, tail):
-    path = tmp_path / "any"
-    path.write_bytes(head + tail)
-    try:
-        assert files.read(path, max_megapixels=1).pixels.size
-    except files.FileError as error:
-        assert str(path) in str(error)
 
 
 @relaxed
@@ -66,10 +50,3 @@ def test_what_is_written_losslessly_is_read_again(
     assert bool(notes) == ((deep and not deep_kept) or (alpha and suffix in ("bmp", "ppm")))
     if alpha and suffix in ("png", "tif", "webp") and opacity.min() < top and deep_kept == deep:
         np.testing.assert_array_equal(again.alpha, opacity)
-
-
-def test_an_answer_that_takes_too_long_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(mutations, "SECONDS", 1)
-    monkeypatch.setattr(files, "read", lambda *rest: time.sleep(30))
-    with pytest.raises(mutations.Hung):
-        mutations.run(1, 0, tmp_path)

@@ -4,7 +4,20 @@ import zlib
 
 import numpy as np
 import pytest
-from pictures import GREY, RNG, SRGB, chunk, packed, png, profile, save, scene, tiff_of, to_srgb
+from pictures import (
+    GREY,
+    RNG,
+    SRGB,
+    chunk,
+    icc_of,
+    packed,
+    png,
+    profile,
+    save,
+    scene,
+    tiff_of,
+    to_srgb,
+)
 from PIL import Image, ImageCms
 
 from colorjax import color
@@ -35,19 +48,11 @@ def test_wide_gamut_profile(tmp_path):
 
 
 def test_profiles_of_srgb_change_nothing(tmp_path):
-    for number, (pixels, options) in enumerate(
-        [
-            (scene(), {}),
-            (scene()[..., 0].copy(), {}),
-            (GREY, {}),
-            (np.dstack([scene()] * 2)[..., :4], {}),
-        ]
-    ):
-        path = save(tmp_path / f"{number}.png", pixels, icc_profile=SRGB, **options)
-        photograph = files.read(path)
-        np.testing.assert_array_equal(
-            photograph.pixels, pixels[..., :3] if pixels.ndim > 2 else pixels
-        )
+    grey, with_alpha = scene()[..., 0].copy(), np.dstack([scene()] * 2)[..., :4]
+    for pixels in (scene(), grey, GREY, with_alpha):
+        photograph = files.read(save(tmp_path / "a.png", pixels, icc_profile=SRGB))
+        colors = pixels[..., :3] if pixels.ndim > 2 else pixels
+        np.testing.assert_array_equal(photograph.pixels, colors)
         assert photograph.notes == ()
 
 
@@ -75,13 +80,9 @@ RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 def curve_profile(curve, connection=b"XYZ "):
     """A profile of grey by such a tag, `curv` or `para`."""
     tags = {b"kTRC": curve, b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)}
-    table, body = struct.pack(">I", len(tags)), b""
-    for name, content in tags.items():
-        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(content))
-        body += content + bytes(-len(content) % 4)
     head = bytearray(SRGB[:128])
     head[16:24] = b"GRAY" + connection
-    return struct.pack(">I", 128 + len(table + body)) + bytes(head[4:]) + table + body
+    return icc_of(tags, head)
 
 
 def curv(*values):
@@ -199,22 +200,14 @@ def test_cmyk_profile_is_used(tmp_path, monkeypatch):
     corners = np.indices((2, 2, 2, 2)).reshape(4, -1).T  # C M Y K, K fastest
     lab = np.array([[0 if k else 255 * (3 - c - m - y) // 3, 128, 128] for c, m, y, k in corners])
     identity = np.arange(256, dtype=np.uint8).tobytes()
-    lut = (
-        b"mft1"
-        + bytes(4)
-        + bytes([4, 3, 2, 0])
-        + struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
-    )
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0])
+    lut += struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
     lut += identity * 4 + lab.astype(np.uint8).tobytes() + identity * 3
     text = b"text" + bytes(4) + b"public domain\0" + bytes(2)
     white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    tags, table, body = {b"A2B0": lut, b"cprt": text, b"wtpt": white}, struct.pack(">I", 3), b""
-    for name, content in tags.items():
-        table += struct.pack(">4sII", name, 132 + 36 + len(body), len(content))
-        body += content + bytes(-len(content) % 4)
     head = bytearray(SRGB[:128])
     head[12:24] = b"prtrCMYKLab "
-    icc = struct.pack(">I", 128 + len(table + body)) + bytes(head[4:]) + table + body
+    icc = icc_of({b"A2B0": lut, b"cprt": text, b"wtpt": white}, head)
     ImageCms.ImageCmsProfile(io.BytesIO(icc))
     picture = Image.new("CMYK", (8, 8), (0, 0, 0, 128))
     picture.save(tmp_path / "a.jpg", icc_profile=icc, quality=100)

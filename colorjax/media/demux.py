@@ -93,22 +93,19 @@ def open_film(path: Path) -> tuple[Any, Any]:
         for stream in film.streams.video  # but for the cover of a record
         if not stream.disposition & Disposition.attached_pic
     ]
-    wrong = (
-        "is a picture, not a film"
-        if film.format.name.endswith(("_pipe", "image2"))
-        else "holds no pictures"
-        if not pictures
-        else ""
-    )
     best: Any = film.streams.best("video")
     video: Any = best if best in pictures else next(iter(pictures), None)
-    if not wrong and video.codec_context is None:
+    if film.format.name.endswith(("_pipe", "image2")):
+        wrong = "is a picture, not a film"
+    elif video is None:
+        wrong = "holds no pictures"
+    elif video.codec_context is None:
         wrong = "holds pictures of an unknown kind"
-    if wrong:
-        film.close()
-        raise FilmError(f"{path} {wrong}")
-    video.thread_type = "AUTO"
-    return film, video
+    else:
+        video.thread_type = "AUTO"
+        return film, video
+    film.close()
+    raise FilmError(f"{path} {wrong}")
 
 
 def other_streams(film: Any) -> list[Any]:
@@ -270,8 +267,3 @@ def upright(frame: Any, like: Any, outcome: Outcome) -> Frame:
         pixels=np.ascontiguousarray(np.rot90(rgb, turns)),
         turned=turns % 2 == 1,
     )
-
-
-def attachments(film: Any) -> list[Any]:
-    """List the fonts and other files that a film brings along."""
-    return [stream for stream in film.streams if stream.type == "attachment"]

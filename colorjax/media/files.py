@@ -12,7 +12,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -119,23 +119,23 @@ def _heif_opener(name: str | Path) -> None:
 
 def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) -> tuple[Any, Any]:
     """Open a file: the image by Pillow, or None; the page of a TIFF, there if that is None."""
-    page, formats = None, codec.READABLE
-    if kind := kind_of(file, name):
-        if kind != "HEIC":
-            raise _unread(name, kind)
-        _heif_opener(name)
-        formats = ("HEIF",)
-    if tiff.is_tiff(file):
+    page, image, formats, kind = None, None, codec.READABLE, kind_of(file, name)
+    if kind == "TIFF":
         try:
             page = tiff.open_tiff(file)
         except tiff.RawError as error:
             raise _unread(name, "raw", str(error)) from None
+    elif kind == "HEIC":
+        _heif_opener(name)
+        formats = ("HEIF",)
+    elif kind:
+        raise _unread(name, kind)
     if page and page.is_known:
-        size, image = page.size, None
+        size = page.size
     else:
         file.seek(0)
         try:
-            image = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
+            image: Any = Image.open(tiff.for_pillow(page) if page else file, formats=formats)
         except (Image.UnidentifiedImageError, KeyError):  # the latter of compressions
             if not page:
                 raise
@@ -152,37 +152,6 @@ def _open(file: BinaryIO, name: str | Path, max_megapixels: float, remedy: str) 
     if image and (planes or image.mode == "F" or (image.mode == "I" and image.format != "PPM")):
         raise FileError(f"{name} has rare samples: save it with 8 or 16 bits each")
     return image, page
-
-
-def _carried(image: Any, page: tiff.Tiff | None, file: BinaryIO) -> metadata.Carried:
-    if page:
-        return metadata.of_tiff(page.file, page.root, page.order, page.big, page.size)
-    return metadata.of(image, file)
-
-
-def _samples(image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]) -> np.ndarray:
-    if page and image is None:
-        return codec.samples_of_tiff(page, notes)
-    return codec.samples_of(image, file, notes)
-
-
-def _decoded(
-    image: Any, page: tiff.Tiff | None, file: BinaryIO, notes: list[str]
-) -> tuple[np.ndarray, bool]:
-    """Decode samples in sRGB; also whether part of the picture is missing."""
-    try:
-        return _samples(image, page, file, notes), False
-    except MemoryError:
-        raise
-    except Exception:
-        if image is None or not (found := codec.mended(image, file)):
-            raise
-    whole, note, partial = found
-    again = Image.open(whole, formats=codec.READABLE)
-    fresh: list[str] = []
-    samples = codec.samples_of(again, whole, fresh)
-    notes[:] = [*dict.fromkeys((*notes, *fresh)), note]
-    return samples, partial
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -207,19 +176,21 @@ def read(path: str | Path, max_megapixels: float = 500) -> Photograph:
     if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path)):
         raise FileError(f"{path} is empty, a folder or a device: name a picture")
     with _decoding(path), open(path, "rb") as file:
-        remedy = "scale it down or raise --max-megapixels"
-        image, page = _open(file, path, max_megapixels, remedy)
+        image, page = _open(file, path, max_megapixels, "scale it down or raise --max-megapixels")
         if page.several if page else getattr(image, "is_animated", False):
             notes.append("only its first frame or page is used")
-        samples, partial = _decoded(image, page, file, notes)
-        carried = metadata.Carried()
         try:
-            carried = _carried(image, page, file)
-        except Exception:  # foreign bytes again, but the picture is whole without them
-            notes.append("what it carries beside its pixels is damaged and was not kept")
+            samples, partial = codec.samples_of(image, page, file, notes), False
+        except MemoryError:
+            raise
+        except Exception:
+            if image is None or not (found := codec.mended(image, file, notes)):
+                raise
+            samples, partial = found
+        carried = metadata.of(image, page, file)
         samples = _upright(samples, carried.orientation)
-        found = (page.dpi or ()) if page else image.info.get("dpi", ())
-        dpi = [float(value) for value in found]
+        said = (page.dpi or ()) if page else image.info.get("dpi", ())
+        dpi = [float(value) for value in said]
         if carried.orientation > 4:
             dpi.reverse()
         is_jpeg = not page and image.format in ("JPEG", "MPO")
@@ -267,15 +238,13 @@ def read_small(data: bytes, name: str | Path, short_side: int) -> np.ndarray:
         if image and image.mode in ("L", "RGB", "CMYK"):
             source = image
         else:  # a TIFF, palettes, transparency, 16 bits
-            samples, to_srgb = _samples(image, page, file, []), None
+            samples, to_srgb = codec.samples_of(image, page, file, []), None
             source = codec.eight(samples[..., :3] if samples.shape[2] > 2 else samples[..., :1])
         left, top = ((side - min(source.size)) / 2 for side in source.size)
         box = (left, top, source.width - left, source.height - top)
         small = source.resize((short_side, short_side), Image.Resampling.LANCZOS, box, 3)
         small = to_srgb(small) if to_srgb else small
-        orientation = 1
-        with suppress(Exception):
-            orientation = _carried(image, page, file).orientation
+        orientation = metadata.of(image, page, file).orientation
         return _upright(np.asarray(small.convert("RGB")), orientation)
 
 
@@ -305,18 +274,21 @@ def publish(temporary: Path, path: Path, overwrite: bool) -> None:
     try:
         if not overwrite:
             return os.link(temporary, path)  # which refuses what is there, at any moment
-    except FileExistsError:
-        raise FileError(f"{path} exists: name another or give --overwrite") from None
-    except OSError:  # a file system without links
-        if os.path.lexists(path):
+    except OSError as error:  # without that, a file system has no links
+        if isinstance(error, FileExistsError) or os.path.lexists(path):
             raise FileError(f"{path} exists: name another or give --overwrite") from None
     os.replace(temporary, path)
 
 
 def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograph:
     """Keep what this kind of file can carry; notes say what it cannot."""
-    exif, xmp, dpi, text = photograph.exif, photograph.xmp, photograph.dpi, photograph.text
-    iptc, comments = photograph.iptc, photograph.comments
+    alpha, exif, dpi, xmp = photograph.alpha, photograph.exif, photograph.dpi, photograph.xmp
+    iptc, comments, text = photograph.iptc, photograph.comments, photograph.text
+    if alpha is not None and kind in ("JPEG", "BMP", "PPM"):
+        notes.append(f"{kind} holds no transparency: all of it is opaque")
+        alpha = None
+    if photograph.pixels.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
+        notes.append(f"{kind} holds 8 bits a sample: 16 were rounded")
     if exif and (kind in ("BMP", "PPM") or (kind == "JPEG" and len(exif) > 65527)):
         notes.append(f"{kind} holds no such EXIF: date, camera and place are not kept")
         exif = None
@@ -341,28 +313,28 @@ def _that_fits(photograph: Photograph, kind: str, notes: list[str]) -> Photograp
         notes.append(f"{kind} holds no text of a PNG: not kept ({names})")
     if comments and kind not in ("JPEG", "PNG"):
         notes.append(f"{kind} holds no comment: that of the file is not kept")
-    return replace(photograph, exif=exif, xmp=xmp, iptc=iptc, comments=comments, text=text)
+    kept = {"alpha": alpha, "exif": exif, "xmp": xmp, "iptc": iptc}
+    return replace(photograph, **kept, comments=comments, text=text)
 
 
-def _encode(
-    file: BinaryIO, kind: str, samples: np.ndarray, photograph: Photograph, quality: int
-) -> None:
+def _encode(file: BinaryIO, kind: str, photograph: Photograph, quality: int) -> None:
     exif, xmp, iptc, dpi = photograph.exif, photograph.xmp, photograph.iptc, photograph.dpi
+    samples = photograph.pixels.reshape(*photograph.pixels.shape[:2], -1)
+    if photograph.alpha is not None:
+        samples = np.dstack([samples, photograph.alpha])
     srgb = codec.srgb_profile() if samples.shape[2] > 2 else None
     if kind == "PNG":
         text = metadata.text_chunks(xmp, photograph.comments, photograph.text)
         return codec.write_png(file, samples, exif, dpi, text)
     if kind == "TIFF":
         return tiff.write(file, samples, srgb, dpi, exif, xmp, iptc)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"dpi": dpi or (0, 0)} if kind in ("JPEG", "BMP") else {}
     if kind == "JPEG":
         extra = metadata.segments(exif, xmp, iptc, photograph.comments)
-        options = {"quality": quality, "subsampling": 0, "extra": extra, "icc_profile": srgb}
+        options |= {"quality": quality, "subsampling": 0, "extra": extra, "icc_profile": srgb}
     if kind == "WebP":
         exact = {"lossless": True, "exact": True}  # exact: where nothing shows, too
         options = {**exact, "exif": exif or b"", "xmp": xmp or b"", "icc_profile": srgb}
-    if kind in ("JPEG", "BMP"):
-        options["dpi"] = dpi or (0, 0)
     codec.eight(samples).save(file, kind, **options)
 
 
@@ -389,20 +361,13 @@ def write(
     path, notes = Path(path), []
     check_output(path, overwrite)
     kind = _FORMATS[path.suffix.lower()]
-    samples = photograph.pixels.reshape(*photograph.pixels.shape[:2], -1)
-    if max(samples.shape) > (longest := {"JPEG": 65500, "WebP": 16383}.get(kind, 2**31)):
+    if max(photograph.pixels.shape) > (longest := {"JPEG": 65500, "WebP": 16383}.get(kind, 2**31)):
         raise FileError(f"{path}: {kind} holds {longest} pixels a side: write PNG or TIFF")
-    if photograph.alpha is not None and kind in ("JPEG", "BMP", "PPM"):
-        notes.append(f"{kind} holds no transparency: all of it is opaque")
-    elif photograph.alpha is not None:
-        samples = np.dstack([samples, photograph.alpha])
-    if samples.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
-        notes.append(f"{kind} holds 8 bits a sample: 16 were rounded")
     photograph = _that_fits(photograph, kind, notes)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            _encode(file, kind, samples, photograph, quality)
+            _encode(file, kind, photograph, quality)
             file.flush()
             os.fsync(file.fileno())
         publish(temporary, path, overwrite)

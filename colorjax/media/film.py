@@ -27,7 +27,6 @@ from colorjax.media.demux import (
     FilmError,
     Frame,
     Outcome,
-    attachments,
     first_frame,
     frames,
     open_film,
@@ -118,8 +117,9 @@ def colorize_film(
 
 def _note_losses(film: Any, video: Any, target: Path, first: Frame, outcome: Outcome) -> None:
     """Note what of a film is known from the start not to be kept."""
-    kept = 1 + len(other_streams(film)) + (target.suffix.lower() == ".mkv") * len(attachments(film))
-    left, context = len(film.streams) - kept, video.codec_context
+    fonts = film.streams.attachments if target.suffix.lower() == ".mkv" else ()
+    left = len(film.streams) - 1 - len(other_streams(film)) - len(fonts)
+    context = video.codec_context
     height, width = first.pixels.shape[:2]
     bits = context.format.components[0].bits if context.format else 8
     for holds, line in (

@@ -124,6 +124,11 @@ def numbers(entry: Entry | None, order: str) -> tuple[int, ...]:
     return struct.unpack(f"{order}{entry.count}{letter}", entry.data) if entry and letter else ()
 
 
+def number(entries: Directory, tag: int, order: str, default: int = 0) -> int:
+    """Unpack the first number of an entry; the default if there is none."""
+    return next(iter(numbers(entries.get(tag), order)), default)
+
+
 def tree(
     file: BinaryIO,
     offset: int,
@@ -236,8 +241,8 @@ def upright(
     if not entries:
         return None, None
     places = _entry_places(block, start, order)
-    own = numbers(entries.get(_ORIENTATION), order)
-    own = own[0] if own and own[0] in range(1, 9) else None
+    own = number(entries, _ORIENTATION, order)
+    own = own if own in range(1, 9) else None
     orientation = orientation or own or otherwise
     if _ORIENTATION in places and _ORIENTATION in entries:
         value = struct.pack(order + "HHIHH", _ORIENTATION, 3, 1, 1, 0)
@@ -245,8 +250,8 @@ def upright(
     if orientation > 4:
         _swap(block, places, 282, 283)
         with suppress(struct.error, IndexError):
-            inside = numbers(entries[_EXIF], order)[0] if _EXIF in entries else 0
-            _swap(block, _entry_places(block, inside, order) if inside else {}, 40962, 40963)
+            if inside := number(entries, _EXIF, order):
+                _swap(block, _entry_places(block, inside, order), 40962, 40963)
     if thumbnail:
         (count,) = struct.unpack_from(order + "H", block, start)
         struct.pack_into(order + "I", block, start + 2 + 12 * count, 0)
@@ -261,21 +266,19 @@ def upright(
     return bytes(block), own
 
 
-def of_tiff(
-    file: BinaryIO, root: Directory, order: str, big: bool, size: tuple[int, int]
-) -> Carried:
-    """Collect what a TIFF's first directory carries for a picture of that width and height."""
-    carried = Carried()
+def _of_tiff(page: Any) -> Carried:
+    """Collect what a `tiff.Tiff` carries in the first directory of its file."""
+    carried, root, order = Carried(), page.root, page.order
     xmp, iptc, blocks = (getattr(root.get(tag), "data", b"") for tag in (_XMP, _IPTC, _PHOTOSHOP))
-    own = numbers(root.get(_ORIENTATION), order)
-    carried.orientation = own[0] if own and own[0] in range(1, 9) else 1
+    own = number(root, _ORIENTATION, order)
+    carried.orientation = own if own in range(1, 9) else 1
     if xmp:
         carried.xmp, by_xmp = upright_xmp(xmp.rstrip(b"\0"))
         carried.orientation = carried.orientation if own else by_xmp or 1
     carried.iptc = resources(blocks, iptc[: _record_end(iptc)])
     if _LAYERS in root:
         carried.notes.append("its Photoshop layers are left out: what they show together is used")
-    found = tree(file, header(file)[2], order, big)
+    found = tree(page.file, header(page.file)[2], order, page.big)
     kept = {tag: entry for tag, entry in found.items() if tag not in STRUCTURE}
     if set(kept) - {_ORIENTATION, 282, 283, 296, 297}:
         # What the EXIF of a JPEG must hold, true of any that comes of this.
@@ -287,7 +290,7 @@ def of_tiff(
         kept.setdefault(296, one._replace(data=struct.pack(order + "H", 2)))
         if inside := kept.get(_EXIF):
             inside.setdefault(37121, Entry(7, 4, b"\1\2\3\0"))
-            for tag, side in zip((40962, 40963), size, strict=True):
+            for tag, side in zip((40962, 40963), page.size, strict=True):
                 inside.setdefault(tag, Entry(4, 1, struct.pack(order + "I", side)))
         carried.exif, _ = upright(pack(kept, order), carried.orientation)
     return carried
@@ -317,14 +320,13 @@ def for_tiff(exif: bytes) -> tuple[bytes, str, Directory]:
 
 def resolution(entries: Directory, order: str) -> tuple[float, float] | None:
     """Read pixels an inch, across and down, from a first directory; None if not there."""
-    unit = numbers(entries.get(296), order) or (2,)
-    found = []
+    unit, found = {2: 1, 3: 2.54}.get(number(entries, 296, order, 2)), []
     for tag in (282, 283):
         entry = entries.get(tag)
-        if not entry or entry.kind != 5 or unit[0] not in (2, 3):
+        if not entry or entry.kind != 5 or not unit:
             return None
         above, below = struct.unpack(order + "2I", entry.data[:8])
-        found.append(above / below * (2.54 if unit[0] == 3 else 1) if below else 0.0)
+        found.append(above / below * unit if below else 0.0)
     return (found[0], found[1]) if all(found) else None
 
 
@@ -350,22 +352,25 @@ def not_for_tiff(exif: bytes) -> list[str]:
     return []
 
 
+def _resources(blocks: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """List Photoshop's image resources that are whole: number, content, all of its bytes."""
+    place = 0
+    while blocks[place : place + 4] == b"8BIM" and place + 12 <= len(blocks):
+        (number,) = struct.unpack_from(">H", blocks, place + 4)
+        start = place + 10 + (blocks[place + 6] + 2) // 2 * 2  # behind its name and size
+        end = start + int.from_bytes(blocks[start - 4 : start])
+        if end > len(blocks):
+            return
+        following = end + (end - start) % 2
+        yield number, blocks[start:end], blocks[place:following].ljust(following - place, b"\0")
+        place = following
+
+
 def resources(
     blocks: bytes, iptc: bytes = b"", without: frozenset[int] = _RESOURCES
 ) -> bytes | None:
     """Photoshop's image resources without those about the old pixels; with IPTC if they lack it."""
-    kept, place = b"", 0
-    while blocks[place : place + 4] == b"8BIM" and place + 12 <= len(blocks):
-        name = 1 + blocks[place + 6]
-        start = place + 6 + name + name % 2
-        if start + 4 > len(blocks):
-            break
-        (size,) = struct.unpack_from(">I", blocks, start)
-        end = start + 4 + size + size % 2
-        (number,) = struct.unpack_from(">H", blocks, place + 4)
-        if number not in without and start + 4 + size <= len(blocks):
-            kept += blocks[place:end].ljust(end - place, b"\0")
-        place = end
+    kept = b"".join(block for number, _, block in _resources(blocks) if number not in without)
     if iptc and iptc_of(kept) is None:
         kept += b"8BIM\4\4\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
     return kept or None
@@ -373,12 +378,8 @@ def resources(
 
 def iptc_of(blocks: bytes) -> bytes | None:
     """Find the IPTC record (IIM) among Photoshop's image resources."""
-    place = blocks.find(b"8BIM\4\4")
-    if place < 0 or place + 7 > len(blocks):
-        return None
-    start = place + 6 + (blocks[place + 6] + 2) // 2 * 2
-    size = int.from_bytes(blocks[start : start + 4])
-    return blocks[start + 4 : start + 4 + size]
+    found = (content for number, content, _ in _resources(blocks) if number == IPTC_RESOURCE)
+    return next(found, None)
 
 
 def _record_end(record: bytes) -> int:
@@ -444,7 +445,8 @@ def _of_jpeg(image: Any, carried: Carried) -> None:
             carried.notes.append("its XMP is in several parts, of which the first is kept")
         elif name == "APP11" and b"c2pa" in data[:99]:
             carried.notes.append("its content credentials hold for the original and are not kept")
-    carried.iptc = resources(blocks)
+    if blocks:
+        carried.iptc = resources(blocks)
     carried.notes[:] = dict.fromkeys(carried.notes)
 
 
@@ -492,8 +494,15 @@ def jp2_profile(file: BinaryIO) -> bytes | None:
     return None
 
 
-def of(image: Any, file: BinaryIO) -> Carried:
-    """Collect what an image that Pillow opened carries, made to fit the upright picture."""
+def of(image: Any, page: Any, file: BinaryIO) -> Carried:
+    """Collect what an image of Pillow's or the page of a TIFF carries, to fit it upright."""
+    try:
+        return _of_tiff(page) if page else _of_image(image, file)
+    except Exception:  # foreign bytes raise nearly anything, but the picture is whole without them
+        return Carried(notes=["what it carries beside its pixels is damaged and was not kept"])
+
+
+def _of_image(image: Any, file: BinaryIO) -> Carried:
     info, orientation = image.info, None
     comment = info.get("comment")
     carried = Carried(info.get("exif") or None, info.get("xmp") or info.get("XML:com.adobe.xmp"))
@@ -554,7 +563,7 @@ def comment_of(kind: bytes, data: bytes) -> bytes | None:
 
 
 def segments(
-    exif: bytes | None, xmp: bytes | None, iptc: bytes | None, comments: tuple[bytes, ...] = ()
+    exif: bytes | None, xmp: bytes | None, iptc: bytes | None, comments: tuple[bytes, ...]
 ) -> bytes:
     """Write EXIF, XMP, IPTC and comments as a JPEG's segments of at most 65,533 bytes each."""
     found = [(0xE1, b"Exif\0\0" + exif.removeprefix(b"Exif\0\0"))] if exif else []

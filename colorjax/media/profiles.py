@@ -154,7 +154,7 @@ def _from_lightness(lightness: np.ndarray) -> np.ndarray:
     return np.where(root > 6 / 29, root**3, 3 * (6 / 29) ** 2 * (root - 4 / 29))
 
 
-def lab_to_srgb(samples: np.ndarray, icc: bool, white: np.ndarray | None = None) -> np.ndarray:
+def lab_to_srgb(samples: np.ndarray, icc: bool, white: np.ndarray | None) -> np.ndarray:
     """Convert CIELAB of a TIFF, `H W 3` of 8 or 16 bits, to sRGB of as many.
 
     Args:

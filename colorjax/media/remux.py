@@ -5,7 +5,7 @@ Sound that the container cannot hold is encoded anew or left out; a trial finds 
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from colorjax.media.demux import FilmError, Outcome, attachments, open_film, other_streams, packets
+from colorjax.media.demux import FilmError, Outcome, open_film, other_streams, packets
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _CONTAINERS_OWN = ("major_brand", "minor_version", "compatible_brands", "encoder")
@@ -78,7 +78,7 @@ def remux(
         streams = {
             index: _add(output, film.streams[index], codec) for index, codec in plan.codecs.items()
         }
-        for font in attachments(film) if plan.format in ("matroska", "tee") else ():
+        for font in film.streams.attachments if plan.format in ("matroska", "tee") else ():
             output.add_stream_from_template(font)
         output.start_encoding()
         step = 0 if output.format.flags & Flags.ts_nonstrict.value else 1
@@ -96,9 +96,9 @@ def remux(
             output.mux(packet)
 
         rest = _rest(film, shown, streams, plan, start, most)
-        own = _shifted(coloured.demux(video=0), lambda first: begin - start - first)
-        timed = (((packet, video) for packet in own), rest)
-        for packet, stream in heapq.merge(*timed, key=lambda pair: _seconds(pair[0])):
+        own = ((packet, video) for packet in _begun_at(begin - start, coloured.demux(video=0)))
+        by_time = heapq.merge(own, rest, key=lambda pair: float(pair[0].dts * pair[0].time_base))
+        for packet, stream in by_time:
             try:
                 put(packet, stream)
                 written += stream is not video
@@ -109,17 +109,13 @@ def remux(
     return written, refused
 
 
-def _seconds(packet: Any) -> float:
-    return float(packet.dts * packet.time_base)
-
-
-def _shifted(packets: Iterable[Any], by: Callable[[Fraction], Fraction]) -> Iterator[Any]:
-    """Shift packets that have a time by so many seconds as the first's time decides."""
+def _begun_at(seconds: Fraction, packets: Iterable[Any]) -> Iterator[Any]:
+    """Shift packets that have a time, so that the first is shown then."""
     ticks = None
     for packet in packets:
         if packet.dts is not None:
             if ticks is None:
-                ticks = round(by(Fraction(packet.pts * packet.time_base)) / packet.time_base)
+                ticks = round(seconds / packet.time_base - packet.pts)
             packet.dts += ticks
             packet.pts += ticks
             yield packet

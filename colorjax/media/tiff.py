@@ -18,20 +18,11 @@ from colorjax.media import metadata
 from colorjax.media.metadata import Directory, Entry
 
 STRIP = 2**20  # pixels handled at a time
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEFLATE, _BY_LIBTIFF = (8, 32946), (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
 # Photometric interpretation -> colour space, its channels.
 _SPACES = {0: ("L", 1), 1: ("L", 1), 2: ("RGB", 3), 5: ("CMYK", 4), 8: ("LAB", 3), 9: ("ICCLAB", 3)}
 _RAW = (32803, 34892)  # photometric interpretations: a sensor's mosaic, linear light of one
-
-
-@dataclass
-class Samples:
-    """Samples as the file has them: `H W C`, alpha last if `alpha`, of the colour space named."""
-
-    values: np.ndarray
-    space: str
-    alpha: bool
 
 
 @dataclass
@@ -44,12 +35,11 @@ class Tiff:
     root: Directory
     page: Directory
     place: int  # of the page's directory
-    first: bool  # whether that is the file's first
     several: bool  # whether other pages of full size follow
 
     def number(self, tag: int, default: int = 0) -> int:
         """Read the first value of a tag of the page."""
-        return next(iter(metadata.numbers(self.page.get(tag), self.order)), default)
+        return metadata.number(self.page, tag, self.order, default)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,12 +66,6 @@ class Tiff:
         )
 
     @property
-    def profile(self) -> bytes | None:
-        """The ICC profile."""
-        entry = self.page.get(34675)
-        return entry.data if entry else None
-
-    @property
     def white(self) -> np.ndarray | None:
         """X Y Z of the white that is said; None where it is not."""
         entry = self.page.get(318)
@@ -103,12 +87,6 @@ class RawError(ValueError):
     """A TIFF that holds what a camera's or scanner's sensor saw, not yet a picture."""
 
 
-def is_tiff(file: BinaryIO) -> bool:
-    """Whether a file begins as TIFF and BigTIFF do."""
-    file.seek(0)
-    return file.read(4) in _MAGIC
-
-
 def open_tiff(file: BinaryIO) -> Tiff:
     """Find the picture that is meant: the first page, or the largest where that is a preview.
 
@@ -121,13 +99,14 @@ def open_tiff(file: BinaryIO) -> Tiff:
     if 50706 in root:
         raise RawError("DNG")
 
+    def number(page: Directory, tag: int) -> int:
+        return metadata.number(page, tag, order)
+
     def reduced(page: Directory) -> bool:
-        kind, old = (metadata.numbers(page.get(tag), order) for tag in (254, 255))
-        return bool(kind and kind[0] & 5) or old[:1] == (2,)
+        return bool(number(page, 254) & 5) or number(page, 255) == 2
 
     def area(page: Directory) -> int:
-        width, height = (metadata.numbers(page.get(tag), order) for tag in (256, 257))
-        return width[0] * height[0] if width and height else 0
+        return number(page, 256) * number(page, 257)
 
     def page_at(place: int) -> tuple[Directory, int] | None:
         """The directory there and the place of the next; None if damaged, unless it matters."""
@@ -154,21 +133,19 @@ def open_tiff(file: BinaryIO) -> Tiff:
     if reduced(root):
         for page in later():
             pages += [page, *inner(page[0])]
-    if any(
-        metadata.numbers(page.get(262), order)[:1] in [(kind,) for kind in _RAW]
-        for page, _ in pages
-    ):
+    if any(number(page, 262) in _RAW for page, _ in pages):
         raise RawError("TIFF")
     full = [page for page in pages if not reduced(page[0])] or pages[:1]
     page, place = max(full, key=lambda page: area(page[0]))  # the first among equals
     several = any(not reduced(other) and area(other) for other, at in later() if at != place)
-    return Tiff(file, order, big, root, page, place, place == start, several)
+    return Tiff(file, order, big, root, page, place, several)
 
 
 def for_pillow(tiff: Tiff) -> BinaryIO:
     """Give the file as Pillow shall see it: the picture meant is its first directory."""
+    first = metadata.header(tiff.file)[2]
     tiff.file.seek(0)
-    if tiff.first:
+    if tiff.place == first:
         return tiff.file
     data = bytearray(tiff.file.read())
     struct.pack_into(
@@ -255,8 +232,10 @@ def _blocks(tiff: Tiff) -> np.ndarray:
     return found
 
 
-def samples(tiff: Tiff, notes: list[str]) -> Samples:
+def samples(tiff: Tiff, notes: list[str]) -> tuple[np.ndarray, str]:
     """Read the samples of a picture that `is_known`, 8 or 16 bits over their whole range.
+
+    They are `H W C`, alpha last, of the colour space that the second names.
 
     Raises:
         ValueError: it is truncated or damaged.
@@ -295,7 +274,7 @@ def samples(tiff: Tiff, notes: list[str]) -> Samples:
         values = np.concatenate([colors, alpha], 2)
     if kind == 0:  # white is zero
         values = np.concatenate([~values[..., :1], values[..., 1:]], 2)
-    return Samples(np.ascontiguousarray(values), space, place is not None)
+    return np.ascontiguousarray(values), space
 
 
 def _lzw(data: np.ndarray) -> bytes:
