@@ -1,6 +1,7 @@
 """Train a network to colour photographs: a folder of them in, a run directory out."""
 
 import math
+import shlex
 import signal
 import sys
 import time
@@ -116,7 +117,7 @@ def train(run: Run) -> int:
                     bar.close()
                     print(
                         f"interrupted and saved at step {done}; go on with\n"
-                        f"  python train.py --out {run.out} --resume"
+                        f"  python train.py --out {shlex.quote(str(run.out))} --resume"
                     )
                     return 128 + asked
     except TrainingError as error:
@@ -166,7 +167,8 @@ def finish(run: Run) -> int:
     print(f"the best weights are those of step {run.progress['best_step']}\nwrote")
     for name in (weights.name, "newest.safetensors", "log.jsonl", "config.json", "strip.png"):
         print(f"  {run.out / name}")
-    print(f"colour a photograph with it:\n  python colorize.py in.jpg out.png --weights {weights}")
+    quoted = shlex.quote(str(weights))
+    print(f"colour a photograph with it:\n  python colorize.py in.jpg out.png --weights {quoted}")
     return 0
 
 
@@ -187,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, data.DataError, checkpoint.WeightsError, TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not device.is_out_of_memory(error):
             raise
         print(
             "train.py: there is too little memory: begin another run, by another --out, with a "

@@ -243,7 +243,7 @@ def sweep(row: dict, ceiling: dict, options: argparse.Namespace, keep: Callable)
 
 def reason(error: Exception) -> str:
     """Why a device failed, in a line."""
-    no_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    no_memory = device.is_out_of_memory(error)
     return "out of memory" if no_memory else str(error).splitlines()[0]
 
 

@@ -1,13 +1,14 @@
 """Weights and resumable training state, each in one file.
 
-Both are safetensors: arrays under their dotted names, and a header of JSON. Of weights it holds
-the network's configuration, how its output becomes colour and a summary of how it was trained, so
-that one file is enough; of a state, how far the run has come. They are data, never code. A file
-appears whole or not at all.
+Both are safetensors files: arrays by dotted name, and a JSON header. The header of weights holds
+the network's configuration, the decoding and a training summary, so one file is enough. The header
+of a state holds the run's progress. Files are data, never code, and appear whole or not at all.
 """
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,21 +86,17 @@ def read_header(path: str | Path) -> tuple[NetworkConfig, Decoding, Tree]:
     Raises:
         WeightsError: there is no such file, or it holds no weights of this project.
     """
-    try:
+    with _reading(path, "a file of weights"):
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
+        if not {"network", "summary"} <= metadata.keys():
+            raise WeightsError(
+                f"{path} holds no network's configuration: not weights that train.py wrote"
+            )
         network, summary = json.loads(metadata["network"]), json.loads(metadata["summary"])
         decoding = json.loads(metadata["decoding"]) if "decoding" in metadata else None
         if not (isinstance(network, dict) and isinstance(summary, dict)):
             raise ValueError("its header is not train.py's")
-    except FileNotFoundError:
-        raise WeightsError(f"{path} does not exist") from None
-    except KeyError:
-        raise WeightsError(
-            f"{path} holds no network's configuration: not weights that train.py wrote"
-        ) from None
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path} is not a file of weights: {error}") from None
     try:
         config = NetworkConfig(**network)
     except (TypeError, ValueError) as error:
@@ -127,14 +124,14 @@ def _decoding(values: Tree) -> Decoding:
     return decoding
 
 
-def load(path: str | Path) -> tuple[Tree, NetworkConfig, Decoding, Tree]:
-    """Read a file of weights: its parameters as float32, and what `read_header` gives.
+def load(path: str | Path) -> tuple[Tree, NetworkConfig, Decoding]:
+    """Read a file of weights: parameters as float32, network, decoding.
 
     Raises:
         WeightsError: the file is not one of this project's weights.
     """
-    header = read_header(path)
-    return load_weights(path, model.shapes(header[0])), *header
+    network, decoding, _ = read_header(path)
+    return load_weights(path, model.shapes(network)), network, decoding
 
 
 def load_weights(path: str | Path, expected: Tree) -> Tree:
@@ -158,12 +155,21 @@ def load_encoder(path: str | Path, expected: Tree) -> Tree:
 
 
 def _read(path: str | Path) -> Tree:
-    try:
+    with _reading(path, "a file of weights"):
         return safetensors.numpy.load_file(path)
+
+
+@contextmanager
+def _reading(path: str | Path, what: str) -> Iterator[None]:
+    """Say in a sentence why a file cannot be read."""
+    try:
+        yield
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
+    except WeightsError:
+        raise
     except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path} is not a file of weights: {error}") from None
+        raise WeightsError(f"{path} is not {what}: {error}") from None
 
 
 def _fitted(path: str | Path, tensors: Tree, expected: Tree) -> Tree:
@@ -207,11 +213,8 @@ def read_steps(path: str | Path) -> tuple[int, int]:
     Raises:
         WeightsError: it is no training state, or damaged.
     """
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            return int(file.get_tensor("step")), int(file.get_tensor("total_steps"))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path} is not a training state: {error}") from None
+    with _reading(path, "a training state"), safetensors.safe_open(path, "numpy") as file:
+        return int(file.get_tensor("step")), int(file.get_tensor("total_steps"))
 
 
 def restore_state(path: str | Path, like: State) -> tuple[State, Tree]:

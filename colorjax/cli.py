@@ -1,4 +1,4 @@
-"""Colour black-and-white photographs and films, at their own resolution, lightness untouched."""
+"""What is typed → a photograph, a folder or a film in colour, or the page."""
 
 import argparse
 import dataclasses
@@ -86,13 +86,13 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="of a trained network (default: those that come with colorjax)",
+        help="of a trained network (default: the default weights)",
     )
     parser.add_argument(
         "--working-size",
         type=int,
         metavar="PIXELS",
-        help="size of the copy that the network sees (default: 1.5 times what it was trained on)",
+        help="size of the copy that the network sees (default: as the weights say)",
     )
     parser.add_argument(
         "--temperature",
@@ -472,7 +472,7 @@ def main(argv: list[str] | None = None) -> int:
         complain(str(error))
         return 2
     except (MemoryError, RuntimeError) as error:  # the latter is XLA's, too
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not device.is_out_of_memory(error):
             raise
         complain(
             "there is too little memory: set a smaller --working-size, or scale the picture down"
@@ -481,7 +481,3 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         complain("interrupted, nothing was written")
         return status_of(stop)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

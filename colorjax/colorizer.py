@@ -30,9 +30,9 @@ _STRETCH = 1.1  # how far a picture's aspect may be changed to fill a working sh
 def working_shapes(size: int, stride: int) -> tuple[tuple[int, int], ...]:
     """Choose nine shapes, rows and columns, of about `size`² pixels, aspects from 1:3 to 3:1.
 
-    So few mean few compilations, and a picture's surroundings in a batch never matter. Rows and
-    columns are multiples of `stride`: aspects in equal steps, as nearly as that allows, and areas
-    a third as near.
+    Nine shapes keep compilations few. Every picture of a batch has the same shape, so none is
+    padded to fit another. Sides are multiples of `stride`. The search weighs an error of aspect
+    three times an error of area.
     """
 
     def shape(aspect: float) -> tuple[int, int]:
@@ -161,7 +161,7 @@ class Colorizer:
                 the network lacks the bins that it is about.
         """
         path = Path(DEFAULT_WEIGHTS if weights is None else weights)
-        params, network, decoding, _ = checkpoint.load(path)
+        params, network, decoding = checkpoint.load(path)
         changes = {name: value for name, value in changes.items() if value is not None}
         if network.head == "ab" and not changes.keys().isdisjoint(("temperature", "rarity_power")):
             raise checkpoint.WeightsError(

@@ -58,7 +58,8 @@ class TrainConfig:
     out: str = _option("", "run directory to write (default: runs/PRESET)")
     preset: str = _option("vivid", "a set of defaults", choices=("paper", "unet", "vivid", "gan"))
     init: str = _option(
-        "", "weights to start from, or 'none' (default: those that ship, in presets vivid and gan)"
+        "",
+        "weights to start from, or 'none' (default: the default weights, in presets vivid and gan)",
     )
     encoder: str = _option("", "file of encoder weights to start a new decoder on")
     network: str = _step_option(
@@ -80,11 +81,16 @@ class TrainConfig:
     # At 1 a colour that no photograph of the sample shows would count without bound.
     class_balance: float = _option(
         0.5,
-        "weight of rare colours: 0 as often as they occur, 0.95 nearly as the rest",
+        "0: every pixel counts alike; towards 0.95: every colour does",
         (lambda v: 0 <= v <= 0.95, "between 0 and 0.95"),
     )
     huber: float = _step_option(
         1.0, "weight of the decoded colour's error, beside cross-entropy", _NOT_NEGATIVE
+    )
+    matched: float = _step_option(
+        1.0,
+        "weight of its error at equal colourfulness, beside them",
+        _NOT_NEGATIVE,
     )
     labels: bool = _option(
         False, "learn what a photograph shows, too: the name of its folder, the first below --data"
@@ -93,7 +99,9 @@ class TrainConfig:
         0.6, "fraction of the truth's that colours are calibrated to; 0: as predicted", _FRACTION
     )
     optimizer: str = _step_option(
-        "muon", "RMSprop is older recipes'", choices=("muon", "adamw", "rmsprop")
+        "muon",
+        "how gradients become updates; rmsprop is for comparison",
+        choices=("muon", "adamw", "rmsprop"),
     )
     lr: float = _step_option(
         1e-3, "highest learning rate (default: 0.001; unet 0.002, paper 0.0003)", _POSITIVE
@@ -113,7 +121,7 @@ class TrainConfig:
         0.3, "fraction of photographs seen as old film would have recorded them", _FRACTION
     )
     degradation: float = _step_option(
-        0.2, "fraction of photographs faded, grained, blurred or compressed", _FRACTION
+        0.2, "probability of each of blur, fading, grain and compression", _FRACTION
     )
     min_colorfulness: float = _option(
         15, "photographs less colourful than this are left out", _NOT_NEGATIVE
@@ -146,7 +154,7 @@ class TrainConfig:
             holds, what = option.metadata.get("range") or _ANYTHING
             if not holds(value := getattr(self, option.name)):
                 raise ConfigError(f"{flag(option.name)} {value}: it must be {what}")
-        for name in ("class_balance", "huber"):
+        for name in ("class_balance", "huber", "matched"):
             if self.head == "ab" and getattr(self, name) != getattr(TrainConfig, name):
                 raise ConfigError(
                     f"{flag(name)} is for networks with bins, and --head ab (as presets "
@@ -235,7 +243,8 @@ def train_parser() -> argparse.ArgumentParser:
         "  python train.py --data photos --preset paper --size 128 --out runs/paper\n"
         "  python train.py --out runs/paper --resume\n"
         "  python train.py --data photos --init runs/paper/weights.safetensors --out runs/more\n"
-        "  python train.py --cool-down runs/vivid --out runs/cooled",
+        "  python train.py --cool-down runs/vivid --out runs/cooled\n"
+        "The defaults are those of vivid; docs/training.md has the other presets'.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -312,6 +321,8 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
     init = values["init"]
     if preset == "gan" and init == NONE:
         raise ConfigError("--preset gan starts from trained weights: name a file by --init")
+    if preset == "gan" and "schedule" in given:
+        raise ConfigError("--schedule is not for --preset gan, whose rate falls linearly")
     if preset == "gan" or (preset == "vivid" and init not in (NONE, SHIPPED)):
         # The network of the weights, unless another is given.
         found = checkpoint.read_header(checkpoint.DEFAULT_WEIGHTS if init == SHIPPED else init)[0]

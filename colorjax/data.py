@@ -8,6 +8,7 @@ Batch k is a pure function of the run's seed and k, so training needs no iterato
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -156,7 +157,7 @@ def load_pool(
     kind = f"{folder.resolve().name}-{side}px-"
     directory = cache / (kind + fingerprint)
     others = [path for path in cache.glob("*") if path.name.startswith(kind)]
-    earlier = _earlier(others, settings)
+    earlier = _earlier([path for path in others if ".tmp-" not in path.name], settings)
     judge = partial(_judge, folder=folder, side=side, min_colorfulness=min_colorfulness)
     cache.mkdir(parents=True, exist_ok=True)
     # Packed under another name until it is whole.
@@ -186,7 +187,7 @@ def load_pool(
         size = sum(file.stat().st_size for path in unused for file in path.glob("*")) / 1e6
         say(
             f"pools of this folder as it was before, {size:.0f} MB, are no longer used; remove "
-            f"them with\n  rm -r {' '.join(map(str, unused))}"
+            f"them with\n  {shlex.join(['rm', '-r', *map(str, unused)])}"
         )
     return pool
 

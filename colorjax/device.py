@@ -38,6 +38,11 @@ def use_two_cpu_devices() -> None:
             jax.config.update("jax_num_cpu_devices", 2)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an error of too little memory, Python's or XLA's, from others."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def keep_memory() -> None:
     """Let a process keep the memory that it frees: on Linux with glibc; elsewhere nothing happens.
 

@@ -24,17 +24,22 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     )
 
 
+def _normal(rng: np.random.Generator | None, shape: tuple[int, ...], scale: float) -> jax.Array:
+    """Draw float32 normal numbers; zeros without a generator."""
+    return (
+        jnp.zeros(shape)
+        if rng is None
+        else jnp.asarray(scale * rng.standard_normal(shape, np.float32))
+    )
+
+
 class Conv(nnx.Module):
     """A convolution `B H W channels` → `B H/stride W/stride features`, padding SAME."""
 
     def __init__(self, channels, features, rng, size=3, stride=1, zero=False):
+        scale = (2 / (size * size * channels)) ** 0.5  # He et al. 2015
         shape = (size, size, channels, features)
-        if zero or rng is None:
-            kernel = jnp.zeros(shape)
-        else:
-            scale = (2 / (size * size * channels)) ** 0.5  # He et al. 2015
-            kernel = jnp.asarray(scale * rng.standard_normal(shape, np.float32))
-        self.kernel = nnx.Param(kernel)
+        self.kernel = nnx.Param(_normal(None if zero else rng, shape, scale))
         self.bias = nnx.Param(jnp.zeros(features))
         self.size, self.stride = size, stride
 
@@ -49,9 +54,7 @@ class Linear(nnx.Module):
     """A 1×1 convolution whose kernel is a matrix: `… channels` → `… features`."""
 
     def __init__(self, channels, features, rng):
-        kernel = np.zeros if rng is None else rng.standard_normal
-        scale = (2 / channels) ** 0.5
-        self.kernel = nnx.Param(scale * jnp.asarray(kernel((channels, features), np.float32)))
+        self.kernel = nnx.Param(_normal(rng, (channels, features), (2 / channels) ** 0.5))
         self.bias = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x):
@@ -107,8 +110,7 @@ class Depthwise(nnx.Module):
     """A depthwise convolution `B H W C` → `B ⌈H/stride⌉ ⌈W/stride⌉ C`, padding SAME."""
 
     def __init__(self, channels, rng, size, stride=1):
-        kernel = np.zeros if rng is None else rng.standard_normal
-        self.kernel = nnx.Param(jnp.asarray(kernel((size, size, channels), np.float32)) / size)
+        self.kernel = nnx.Param(_normal(rng, (size, size, channels), 1 / size))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.stride = stride
 

@@ -187,8 +187,8 @@ class UNet(nnx.Module):
 class Encoder(nnx.Module):
     """EfficientNet-Lite0 without its classifier (Tan and Le 2019), for one channel of input.
 
-    Grey code values (g − 127) / 128, `B H W 1` → features at 1/4, 1/8, 1/16 and 1/32 of the size,
-    of 24, 40, 112 and 320 channels.
+    Grey code values (g − 127) / 128, `B H W 1` → features at 1/8, 1/16 and 1/32 of the size, of
+    40, 112 and 320 channels.
     """
 
     # (blocks, kernel's size, stride of the first, expansion, channels)

@@ -72,8 +72,8 @@ def _column(pictures: np.ndarray) -> np.ndarray:
 
 def grey(truth: np.ndarray) -> np.ndarray:
     """Take the colour from sRGB pictures `… 3` in 0…1; their lightness stays."""
-    lightness = color.lightness(truth)[..., None]
-    return np.asarray(color.fit_gamut(np.concatenate([lightness, 0 * truth[..., 1:]], axis=-1)))
+    grey = color.lightness_to_grey(color.lightness(truth))
+    return np.repeat(np.asarray(grey)[..., None], 3, axis=-1)
 
 
 def write_columns(path: Path, columns: list[np.ndarray]) -> None:

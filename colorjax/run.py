@@ -303,11 +303,11 @@ def _starting_weights(
         return None, (), None
     shipped = settings.init == SHIPPED
     path = checkpoint.DEFAULT_WEIGHTS if shipped else settings.init
-    params, found, *_ = checkpoint.load(path)
+    params, found, _ = checkpoint.load(path)
     if dataclasses.replace(found, labels=()) == network:
         return params, found.labels, None
     if shipped and settings.preset != "gan" and found.kind == network.kind:
-        print(f"a new decoder of width {network.width} on the encoder of the weights that ship")
+        print(f"a new decoder of width {network.width} on the encoder of the default weights")
         return None, (), params["encoder"]
     held, asked = (
         f"the {n.kind} network of width {n.width} with head {n.head}" for n in (found, network)

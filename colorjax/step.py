@@ -91,7 +91,7 @@ def learning_rates(config: TrainConfig, params: Params) -> Params:
     """Give each parameter's learning rate over the decoder's: less in an encoder, 0 if frozen."""
 
     def ratio(path: tuple, _: Any) -> float:
-        names = [getattr(part, "key", getattr(part, "idx", None)) for part in path]
+        names = [part.key for part in path]
         if config.network != "lite" or names[0] != "encoder":  # the U-Net's is not pretrained
             return 1.0
         block = -1 if names[1] == "stem" else int(str(names[2]))  # the stem comes before them
@@ -154,12 +154,12 @@ def downsampled_lab(config: TrainConfig, lightness: jax.Array, rgb: jax.Array) -
 def make_inputs_and_targets(
     config: TrainConfig, key: jax.Array, images: Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Augment pictures `B S S 3` uint8: what the network sees, `B H W`, and true ab `B h w 2`."""
+    """Augment pictures `B S S 3` uint8: what the network sees, `B H W`, and true Lab `B h w 3`."""
     crop_key, film_key, degrade_key = jax.random.split(key, 3)
     rgb = augment.random_crops(crop_key, images, config.size)
     lightness = augment.film_lightness(film_key, rgb, config.film)
-    target = downsampled_lab(config, lightness, rgb)[..., 1:]
-    return augment.degrade(degrade_key, lightness, config.degradation), target
+    truth = downsampled_lab(config, lightness, rgb)
+    return augment.degrade(degrade_key, lightness, config.degradation), truth
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -174,13 +174,13 @@ def train_step(
         The next state, and scalars: the loss, and the gradient's norm before clipping.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    lightness, target = jax.lax.stop_gradient(make_inputs_and_targets(config, key, images))
+    lightness, truth = jax.lax.stop_gradient(make_inputs_and_targets(config, key, images))
 
     def objective(params: Params) -> jax.Array:
         return ordinary_loss(
             config,
             predict(config, without_frozen(config, params), lightness),
-            target,
+            truth,
             state.bin_weights,
             labels,
         )
@@ -200,16 +200,16 @@ def predict(config: TrainConfig, params: Params, lightness: jax.Array) -> model.
 def ordinary_loss(
     config: TrainConfig,
     prediction: model.Prediction,
-    target: jax.Array,
+    truth: jax.Array,
     bin_weights: jax.Array,
     labels: Array | None,
 ) -> jax.Array:
     """Average the loss of a prediction: of its colours and, if it has any, labels."""
-    output = prediction.output
-    value = loss.color_loss(config.head, output, target, bin_weights, config.huber).mean()
+    weights = config.huber, config.matched
+    colors = loss.color_loss(config.head, prediction.output, truth, bin_weights, *weights).mean()
     if prediction.labels is None:
-        return value
-    return value + loss.label_cross_entropy(prediction.labels, labels).mean()
+        return colors
+    return colors + loss.label_cross_entropy(prediction.labels, labels).mean()
 
 
 def updated(config: TrainConfig, state: State, gradient: Params, rate: jax.Array) -> State:

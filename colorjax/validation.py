@@ -80,8 +80,9 @@ def evaluate(
     lightness = color.lightness(rgb)
     output, labels, _ = step.predict(config, params, lightness)
     label = None if labels is None else labels.argmax(-1)
-    target = step.downsampled_lab(config, lightness, rgb)[..., 1:]
-    losses = loss.color_loss(config.head, output, target, bin_weights, config.huber)
+    truth = step.downsampled_lab(config, lightness, rgb)
+    # Without the matched error, which depends on the other pictures of a batch.
+    losses = loss.color_loss(config.head, output, truth, bin_weights, config.huber)
     return losses, palette.decode(output, config.head), label
 
 

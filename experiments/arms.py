@@ -48,6 +48,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "unfrozen": {"frozen": 0},
     "clean": {"film": 0.1, "degradation": 0.05},  # fractions of pictures seen as old ones
     "matched": {"matched": 1.0},  # weight of the error at equal colourfulness
+    "matched-more": {"matched": 3.0},
     "clean-matched": {"film": 0.1, "degradation": 0.05, "matched": 1.0},
     "clean-even": {"film": 0.1, "degradation": 0.05, "everyday": 0.5},
 }
@@ -234,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, rows in held_out.items()
         if len(rows) >= 20
     }
-    start, network, decoding, _ = checkpoint.load(options.init)
+    start, network, decoding = checkpoint.load(options.init)
     _, histogram = data.color_statistics(pool, np.concatenate(groups))
     whole, split = step.placement(min(2, jax.device_count()))
     for name in options.arm:

@@ -12,7 +12,7 @@ import optax
 import pytest
 from test_benchmarks import benchmark
 
-from colorjax import model, step
+from colorjax import step
 from colorjax.extra import muon
 
 pytestmark = pytest.mark.gpu
@@ -49,10 +49,10 @@ def test_bfloat16_gives_the_output_loss_and_gradient_of_float32(preset, shape):
 
     def objective(params, dtype):
         typed = replace(settings, dtype=dtype)
-        lightness, target = step.make_inputs_and_targets(typed, jax.random.key(0), images)
-        output = model.predict(params, settings.network_config, lightness, jnp.dtype(dtype)).output
-        loss = step.ordinary_loss(typed, (output, None), target, state.bin_weights, None)
-        return loss, output.astype(jnp.float32)
+        lightness, truth = step.make_inputs_and_targets(typed, jax.random.key(0), images)
+        prediction = step.predict(typed, params, lightness)
+        loss = step.ordinary_loss(typed, prediction, truth, state.bin_weights, None)
+        return loss, prediction.output
 
     value = jax.jit(jax.value_and_grad(objective, has_aux=True), static_argnums=1)
     (loss, output), gradient = value(params, "float32")

@@ -1,1 +1,1 @@
-"""What only some runs need: Muon, adversarial training, CPU convolutions, several processes."""
+"""What a first reading may skip: Muon, CPU convolutions, adversarial training, processes."""

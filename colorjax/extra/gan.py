@@ -187,14 +187,15 @@ def train_step(
         never wrong.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    lightness, true = step.make_inputs_and_targets(config, key, images)
+    lightness, truth = step.make_inputs_and_targets(config, key, images)
+    true = truth[..., 1:]
     prediction, pull = jax.vjp(
         lambda params: step.predict(config, step.without_frozen(config, params), lightness),
         state.params,
     )
 
     def network_loss(prediction: model.Prediction):
-        ordinary = step.ordinary_loss(config, prediction, true, state.bin_weights, labels)
+        ordinary = step.ordinary_loss(config, prediction, truth, state.bin_weights, labels)
         judged = adversarial_loss(config, state.discriminator, lightness, true, prediction.output)
         return ordinary + WEIGHT * judged, ordinary
 
