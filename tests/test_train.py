@@ -80,7 +80,7 @@ def test_a_cpu_is_two_devices_where_that_pays(photographs, tmp_path, monkeypatch
         assert opened.split.mesh.size == count
 
 
-def test_a_run_leaves_everything_it_names(photographs, whole, capsys, tmp_path):
+def test_a_run_leaves_everything_it_names(photographs, tmp_path, capsys):
     out = tmp_path / "run"
     assert train.main(command(photographs, out, "--steps", "4", "--validate-every", "2")) == 0
     said = capsys.readouterr().out
