@@ -544,78 +544,42 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
     new = tmp_path / "new"
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(capsys, train.main, ["--out", new], "--data is missing")
-    refused(
-        capsys, train.main, ["--data", tmp_path / "nowhere", "--out", new], "nowhere does not exist"
-    )
-    refused(capsys, train.main, ["--data", empty, "--out", new], "empty holds no photographs")
-    few = [*command(photographs, new), "--batch", "64"]
-    refused(capsys, train.main, few, "fewer than one batch of 64", "--batch")
-    refused(capsys, train.main, command(photographs, whole), whole, "--resume")
-    refused(capsys, train.main, command(photographs, whole / "config.json"), "config.json")
-    refused(capsys, train.main, ["--resume", "--out", new], new, "not a run directory")
-    refused(capsys, train.main, ["--resume", "--out", empty], empty, "not a run directory")
+    (not_a_run := tmp_path / "not-a-run").mkdir()
+    started, plain = command(photographs, new), ["--data", photographs, "--out", new]
+    for argv, words in (
+        (["--out", new], ["--data is missing"]),
+        (["--data", tmp_path / "nowhere", "--out", new], ["nowhere does not exist"]),
+        (["--data", empty, "--out", new], ["empty holds no photographs"]),
+        ([*started, "--batch", "64"], ["fewer than one batch of 64", "--batch"]),
+        (command(photographs, whole), [whole, "--resume"]),
+        (command(photographs, whole / "config.json"), ["config.json"]),
+        (["--resume", "--out", new], [new, "not a run directory"]),
+        (["--resume", "--out", empty], [empty, "not a run directory"]),
+        (["--resume", "--out", whole, "--lr", "0.5"], ["--lr 0.5", "0.001"]),
+        ([*started, "--init", tmp_path / "no.safetensors"], ["not exist"]),
+        ([*started, "--network", "paper"], ["--network paper --head bins", "must be 'ab'"]),
+        ([*started, "--frozen-blocks", "3"], ["--frozen-blocks", "--network lite"]),
+        ([*plain, "--encoder", "e", "--init", whole / "config.json"], ["config.json"]),
+        ([*plain, "--preset", "gan", "--init", "none"], ["--preset gan", "--init"]),
+        ([*started, "--preset", "unet", "--class-balance", "0.2"], ["--class-balance", "bins"]),
+        ([*started, "--devices", "3"], ["--batch 8", "3 devices"]),
+        ([*started, "--steps", "1", "--minutes", "1"], ["not allowed with"]),
+    ):
+        refused(capsys, train.main, argv, *words)
     for content in (
         "[]",
         '{"config": [1]}',
         '{"config": {}}',
         '{"config": {"data": "x", "lr": ""}}',
     ):
-        (empty / "config.json").write_text(content)
-        refused(capsys, train.main, ["--resume", "--out", empty], "not a run")
-    refused(capsys, train.main, ["--resume", "--out", whole, "--lr", "0.5"], "--lr 0.5", "0.001")
-    refused(
-        capsys,
-        train.main,
-        command(photographs, new, "--init", tmp_path / "no.safetensors"),
-        "not exist",
-    )
-    for option, value in (
-        ("--lr", "0"),
-        ("--lr", "-1"),
-        ("--lr", "nan"),
-        ("--batch", "0"),
-        ("--steps", "-1"),
-        ("--size", "30"),
-        ("--size", "100000"),
-        ("--val-fraction", "1"),
-        ("--film", "2"),
-        ("--width", "17"),
-        ("--epochs", "0"),
-        ("--seed", "-1"),
-        ("--devices", "99"),
-        ("--steps", "0"),
-        ("--minutes", "0"),
-        ("--steps", "3000000000"),
-        ("--class-balance", "1"),
-        ("--huber", "-1"),
-        ("--colorfulness", "2"),
-        ("--head", "lab"),
-        ("--preset", "best"),
-        ("--dtype", "int8"),
-        ("--lr", "fast"),
-        ("--patience", "-1"),
-    ):
-        refused(capsys, train.main, [*command(photographs, new), option, value], option, value)
-    bins = [*command(photographs, new), "--network", "paper"]
-    refused(capsys, train.main, bins, "--network paper --head bins", "must be 'ab'")
-    blocks = [*command(photographs, new), "--frozen-blocks", "3"]
-    refused(capsys, train.main, blocks, "--frozen-blocks", "--network lite")
-    both = ["--data", photographs, "--out", new, "--encoder", "e", "--init", whole / "config.json"]
-    refused(capsys, train.main, both, "config.json")
-    nothing = ["--data", photographs, "--out", new, "--preset", "gan", "--init", "none"]
-    refused(capsys, train.main, nothing, "--preset gan", "--init")
-    regressing = command(photographs, new, "--preset", "unet", "--class-balance", "0.2")
-    refused(capsys, train.main, regressing, "--class-balance", "bins")
-    refused(
-        capsys, train.main, [*command(photographs, new), "--devices", "3"], "--batch 8", "3 devices"
-    )
-    refused(
-        capsys,
-        train.main,
-        command(photographs, new, "--steps", "1", "--minutes", "1"),
-        "not allowed with",
-    )
+        (not_a_run / "config.json").write_text(content)
+        refused(capsys, train.main, ["--resume", "--out", not_a_run], "not a run")
+    options = """--lr 0  --lr -1  --lr nan  --lr fast  --batch 0  --steps -1  --steps 0  --minutes 0
+        --steps 3000000000  --epochs 0  --size 30  --size 100000  --val-fraction 1  --film 2
+        --width 17  --seed -1  --devices 99  --class-balance 1  --huber -1  --colorfulness 2
+        --head lab  --preset best  --dtype int8  --patience -1""".split()
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        refused(capsys, train.main, [*started, option, value], option, value)
     assert not new.exists()
 
 
