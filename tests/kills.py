@@ -3,13 +3,14 @@
     python tests/kills.py            # 10 kills
     python tests/kills.py --kills 100 --seed 1
 
-A run that goes on is killed some time after its first step, within half of what one left alone
-takes from there to its end: while it trains, validates or writes, which it does after every second
-step. It must end with the parameters, and all else that decides how training goes on, of the one
-left alone. Once it has come to its end, another is begun.
+A process is killed some time after the first state that it writes, within half of what a run left
+alone takes from there to its end: while it trains, validates or writes, which it does after every
+second step. The run must end with the parameters, and all else that decides how training goes on,
+of the one left alone. Once it has come to its end, another is begun.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -48,21 +49,17 @@ def finish(process: subprocess.Popen) -> None:
         raise AssertionError(f"train.py ended with {process.returncode}: {error}")
 
 
-def await_step(process: subprocess.Popen, log: Path) -> None:
-    """Wait for the first step that a process logs, or for its end.
-
-    One that resumes puts another file, cut back, in the log's place before.
-    """
-    deadline, before = time.monotonic() + WAIT, log.stat().st_ino if log.exists() else 0
-    least = None if before else 0
+def await_state(process: subprocess.Popen, out: Path) -> None:
+    """Wait for the first state that a process writes, or for its end."""
+    newest, deadline = out / "newest.safetensors", time.monotonic() + WAIT
+    before = newest.stat().st_ino if newest.exists() else 0
     while process.poll() is None:
-        if log.exists() and (now := log.stat()).st_ino != before:
-            least = now.st_size if least is None else least
-            if now.st_size > least:
+        with contextlib.suppress(FileNotFoundError):  # for a moment between two there is none
+            if newest.stat().st_ino != before:
                 return
         if time.monotonic() > deadline:
             process.kill()
-            raise AssertionError(f"no step in {WAIT} s")
+            raise AssertionError(f"no state in {WAIT} s")
         time.sleep(0.005)
 
 
@@ -78,14 +75,14 @@ def kill_again_and_again(
     whole, killed = folder / "whole", folder / "killed"
     common = ["--data", photographs, *SMALL, "--steps", steps]
     process = start(*common, "--out", whole)
-    await_step(process, whole / "log.jsonl")
+    await_state(process, whole)
     begun = time.monotonic()
     finish(process)
     pace, done = time.monotonic() - begun, 0
-    print(f"left alone it takes {pace:.1f} s from its first step to its end", flush=True)
+    print(f"left alone it takes {pace:.1f} s from its first state to its end", flush=True)
     while done < kills:
         process = start(*(["--resume"] if killed.exists() else common), "--out", killed)
-        await_step(process, killed / "log.jsonl")
+        await_state(process, killed)
         try:
             process.wait(delay := chance.uniform(0, pace / 2))
         except subprocess.TimeoutExpired:
@@ -94,7 +91,7 @@ def kill_again_and_again(
             done += 1
             partial = [path.name for path in killed.glob("*.tmp*")]
             print(
-                f"kill {done}: {delay:.2f} s after a step, at a state of step {_step(killed)}"
+                f"kill {done}: {delay:.2f} s after a state, at that of step {_step(killed)}"
                 + (f", {', '.join(partial)} half written" if partial else ""),
                 flush=True,
             )
