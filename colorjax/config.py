@@ -88,8 +88,9 @@ class TrainConfig:
         1.0, "weight of the decoded colour's error, beside cross-entropy", _NOT_NEGATIVE
     )
     matched: float = _step_option(
-        1.0,
-        "weight of its error at equal colourfulness, beside them",
+        0.0,
+        "weight of its error at equal colourfulness (default: 1 from trained weights in preset "
+        "vivid, else 0)",
         _NOT_NEGATIVE,
     )
     labels: bool = _option(
@@ -327,6 +328,8 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
         # The network of the weights, unless another is given.
         found = checkpoint.read_header(checkpoint.DEFAULT_WEIGHTS if init == SHIPPED else init)[0]
         values = {"network": found.kind, "width": found.width, "head": found.head} | values
+    if preset == "vivid" and init != NONE and values.get("head", TrainConfig.head) == "bins":
+        values.setdefault("matched", 1.0)
     for name in ("encoder", "encoder_lr", "frozen_blocks"):
         if name in given and values.get("network", "lite") != "lite":
             raise ConfigError(f"{flag(name)} is for --network lite: the others have no encoder")

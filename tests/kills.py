@@ -1,15 +1,19 @@
 """Kill a small run again and again at random moments, resume it, and compare: bits may not differ.
 
-    python tests/kills.py            # 100 kills
-    python tests/kills.py --kills 5 --seed 1
+    python tests/kills.py            # 10 kills
+    python tests/kills.py --kills 100 --seed 1
 
-Killed while it packs, trains, validates or writes, the run must end with the parameters, and all
-else that decides how training goes on, of one that nothing interrupted.
+A process is killed some time after the first state that it writes, within half of what a run left
+alone takes from there to its end: while it trains, validates or writes, which it does after every
+second step. The run must end with the parameters, and all else that decides how training goes on,
+of the one left alone. Once it has come to its end, another is begun.
 """
 
 import argparse
+import contextlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,13 +29,13 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--network unet --width 16 --size 16 --batch 8 --devices 1 --validate-every 2".split()
+WAIT = 300  # seconds for a run to begin, which compiles once
 
 
 def start(*argv: object) -> subprocess.Popen:
     """train.py in a process of its own."""
-    command = [sys.executable, ROOT / "train.py", *argv]
     return subprocess.Popen(
-        [str(word) for word in command],
+        [str(word) for word in (sys.executable, ROOT / "train.py", *argv)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -40,15 +44,29 @@ def start(*argv: object) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> None:
     """Wait for its end, which must be a good one."""
-    error = process.communicate(timeout=600)[1]
+    error = process.communicate(timeout=WAIT)[1]
     if process.returncode:
         raise AssertionError(f"train.py ended with {process.returncode}: {error}")
 
 
+def await_state(process: subprocess.Popen, out: Path) -> None:
+    """Wait for the first state that a process writes, or for its end."""
+    newest, deadline = out / "newest.safetensors", time.monotonic() + WAIT
+    before = newest.stat().st_ino if newest.exists() else 0
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError):  # for a moment between two there is none
+            if newest.stat().st_ino != before:
+                return
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"no state in {WAIT} s")
+        time.sleep(0.005)
+
+
 def kill_again_and_again(
     photographs: Path, folder: Path, kills: int, steps: int, seed: int
-) -> dict:
-    """Kill a run so often; what became of it, once it is known to equal one left alone.
+) -> None:
+    """Kill a run so often, and see that it comes to the end of one left alone.
 
     Raises:
         AssertionError: it does not.
@@ -56,32 +74,32 @@ def kill_again_and_again(
     chance = random.Random(seed)
     whole, killed = folder / "whole", folder / "killed"
     common = ["--data", photographs, *SMALL, "--steps", steps]
+    process = start(*common, "--out", whole)
+    await_state(process, whole)
     begun = time.monotonic()
-    finish(start(*common, "--out", whole))
-    seconds = time.monotonic() - begun
-    died, ended = [], 0
-    while len(died) < kills:
-        again = (killed / "config.json").exists()
-        if not again and killed.exists():  # killed before it had written what it is
-            for path in killed.iterdir():
-                path.unlink()
-        process = start(*(["--resume"] if again else common), "--out", killed)
-        time.sleep(chance.uniform(0, 1.2 * seconds))
-        if process.poll() is None:
+    finish(process)
+    pace, done = time.monotonic() - begun, 0
+    print(f"left alone it takes {pace:.1f} s from its first state to its end", flush=True)
+    while done < kills:
+        process = start(*(["--resume"] if killed.exists() else common), "--out", killed)
+        await_state(process, killed)
+        try:
+            process.wait(delay := chance.uniform(0, pace / 2))
+        except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            died.append(_step(killed))
-        else:  # it has come to its end: another begins, and is killed in its turn
-            finish(process)
-            ended += 1
-            _same(whole, killed)
-            for path in sorted(killed.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            killed.rmdir()
-    again = (killed / "config.json").exists()
-    finish(start(*(["--resume"] if again else common), "--out", killed))
-    _same(whole, killed)
-    return {"kills": kills, "at steps": sorted(died), "runs that came to their end": ended + 1}
+            done += 1
+            partial = [path.name for path in killed.glob("*.tmp*")]
+            print(
+                f"kill {done}: {delay:.2f} s after a state, at that of step {_step(killed)}"
+                + (f", {', '.join(partial)} half written" if partial else ""),
+                flush=True,
+            )
+        else:
+            _compare(process, whole, killed)
+            shutil.rmtree(killed)
+    if killed.exists():
+        _compare(start("--resume", "--out", killed), whole, killed)
 
 
 def _step(out: Path) -> int:
@@ -92,7 +110,9 @@ def _step(out: Path) -> int:
     return 0
 
 
-def _same(one: Path, other: Path) -> None:
+def _compare(process: subprocess.Popen, one: Path, other: Path) -> None:
+    """Wait for a run's end, which must be the other's in bits."""
+    finish(process)
     for name in ("newest.safetensors", "weights.safetensors"):
         expected, actual = (safetensors.numpy.load_file(out / name) for out in (one, other))
         if expected.keys() != actual.keys():
@@ -103,12 +123,13 @@ def _same(one: Path, other: Path) -> None:
     validated = [[line for line in log if "psnr" in json.loads(line)] for log in logs]
     if validated[0] != validated[1]:
         raise AssertionError("their validations differ")
+    print("at its end it equals the run left alone", flush=True)
 
 
 def main() -> int:
     """Run the command line; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="(default: 100)")
+    parser.add_argument("--kills", type=int, default=10, help="(default: 10)")
     parser.add_argument("--steps", type=int, default=40, help="of the run (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     options = parser.parse_args()
@@ -118,10 +139,9 @@ def main() -> int:
             photograph = folder / "photographs" / f"{number}.png"
             photograph.parent.mkdir(exist_ok=True)
             Image.fromarray(conftest.picture(number)).save(photograph)
-        result = kill_again_and_again(
+        kill_again_and_again(
             folder / "photographs", folder, options.kills, options.steps, options.seed
         )
-    print(json.dumps(result))
     return 0
 
 

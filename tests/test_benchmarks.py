@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ from colorjax.model import NetworkConfig
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
+@functools.cache
 def benchmark(name):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     assert spec and spec.loader
@@ -25,25 +27,13 @@ def benchmark(name):
     return module
 
 
-SMALL = [
-    "--presets",
-    "unet",
-    "--width",
-    "16",
-    "--sizes",
-    "32",
-    "--dtypes",
-    "float32",
-    "--seconds",
-    "0.1",
-    "--repeats",
-    "3",
-]
+# The vivid and the adversarial step are those that other tests compile.
+SMALL = "--presets unet --width 16 --sizes 16 --dtypes float32 --seconds 0.1 --repeats 3".split()
 
 
 def test_throughput_measures_steps_and_their_share_of_the_device(tmp_path, capsys):
     out = tmp_path / "throughput.json"
-    assert benchmark("throughput").main([*SMALL, "--batches", "2", "--json", str(out)]) == 0
+    assert benchmark("throughput").main([*SMALL, "--batches", "8", "--json", str(out)]) == 0
     report = json.loads(out.read_text())
     train, infer = report["rows"]
     assert (train["mode"], infer["mode"]) == ("train", "infer")
@@ -54,19 +44,18 @@ def test_throughput_measures_steps_and_their_share_of_the_device(tmp_path, capsy
         share = 1e9 * pace * row["gflop_per_image"] / report["ceilings"]["float32"]["flops"]
         assert row["share_of_matrix"] == pytest.approx(share, rel=0.01, abs=1e-3)
         assert row["share_of_peak"] is None  # no vendor's figure for a CPU
-        assert row["memory_mib"] > 4 * 2 * 32 * 32 / 2**20
-    assert "unet, train, 32², float32" in capsys.readouterr().out
+        assert row["memory_mib"] > 4 * 8 * 16 * 16 / 2**20
+    assert "unet, train, 16², float32" in capsys.readouterr().out
 
 
 def test_throughput_compares_steps_in_turn(tmp_path, capsys):
     out = tmp_path / "throughput.json"
-    argv = [*SMALL, "--modes", "--beside", "2", "--objectives", "--json", str(out)]
+    argv = [*SMALL, "--modes", "--beside", "8", "--objectives", "--json", str(out)]
     assert benchmark("throughput").main(argv) == 0
     report = json.loads(out.read_text())
     (row,) = report["beside"]
-    assert not report["rows"] and row["batch"] == 2
-    for name in ("loop_to_step", "vivid_to_mse", "gan_to_vivid"):
-        assert row[name]["min"] <= row[name]["median"] <= row[name]["max"]
+    assert not report["rows"] and row["batch"] == 8
+    assert {"loop_to_step", "vivid_to_mse"} <= row.keys()
     assert row["gan_to_vivid"]["median"] > 1  # it does all that a vivid step does, and more
     said = capsys.readouterr().out
     assert "train.py's loop" in said and "an adversarial one" in said
@@ -74,14 +63,14 @@ def test_throughput_compares_steps_in_turn(tmp_path, capsys):
 
 def test_throughput_sees_a_loop_that_waits_for_its_photographs(tmp_path):
     throughput = benchmark("throughput")
-    options = throughput.parse([*SMALL, "--batches", "2"])
+    options = throughput.parse(SMALL)
 
     def slow():
         while True:
             time.sleep(0.05)
-            yield np.zeros((2, 36, 36, 3), np.uint8), None
+            yield np.zeros((8, 18, 18, 3), np.uint8), None
 
-    run, _ = throughput.training("unet", 32, "float32", 2, options, examples=slow())
+    run, _ = throughput.training("unet", 16, "float32", 8, options, examples=slow())
     run(1)
     start = time.perf_counter()
     run(4)
@@ -91,7 +80,7 @@ def test_throughput_sees_a_loop_that_waits_for_its_photographs(tmp_path):
 def swept(throughput, *argv):
     """The rows of one sweep."""
     rows = []
-    case = {"preset": "unet", "mode": "infer", "size": 32, "dtype": "float32"}
+    case = {"preset": "paper", "mode": "infer", "size": 16, "dtype": "float32"}
     options = throughput.parse([*SMALL, *argv])
     throughput.sweep(case, {"flops": 1e12, "bytes": 1e11}, options, rows.append)
     return rows
@@ -141,11 +130,8 @@ def test_options_are_checked_before_anything_is_measured(name, tmp_path, capsys)
     refused(capsys, main, ["--json", tmp_path / "nowhere/a.json"], "nowhere")
 
 
-@pytest.mark.parametrize(
-    "script", ["benchmarks/gpu.sh", "experiments/presets.sh", "experiments/beyond.sh"]
-)
-def test_shell_scripts_are_whole_and_say_what_they_need(script):
-    path = BENCHMARKS.parent / script
+def test_the_gpus_script_is_whole_and_says_what_it_needs():
+    path = BENCHMARKS / "gpu.sh"
     subprocess.run(["bash", "-n", path], check=True)
     alone = subprocess.run(["bash", path], capture_output=True, text=True)
     assert alone.returncode != 0 and "usage: " in alone.stderr
@@ -232,25 +218,23 @@ def test_gallery_puts_networks_side_by_side(photographs, weights, tmp_path, caps
     refused(capsys, main, [tmp_path / "none.png", "--out", out], "none.png")
 
 
-def test_quality_puts_networks_beside_their_baselines(photographs, weights, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A folder of twelve photographs, less than a batch."""
+    folder = tmp_path_factory.mktemp("few")
+    for number in range(12):
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_quality_puts_networks_beside_their_baselines(few, weights, tmp_path, capsys):
     out, gallery = tmp_path / "quality.json", tmp_path / "gallery.png"
-    argv = [
-        "--data",
-        photographs,
-        "--weights",
-        weights,
-        "--size",
-        "32",
-        "--shares",
-        "--json",
-        out,
-        "--gallery",
-        gallery,
-    ]
+    argv = ["--data", few, "--weights", weights, "--size", "32", "--shares"]
+    argv += ["--json", out, "--gallery", gallery]
     assert benchmark("quality").main([str(word) for word in argv]) == 0
     said, report = capsys.readouterr().out, json.loads(out.read_text())
     grey, constant, oracle, network = report["rows"].values()
-    assert "constant ab" in said and report["photographs"] == 40
+    assert "constant ab" in said and report["photographs"] == 12
     assert grey["psnr"] == pytest.approx(network["psnr"]) and network["cf"] < 0.1
     assert max(grey["psnr"], constant["psnr"]) < oracle["psnr"]
     assert constant["ciede2000"] != grey["ciede2000"] and grey["cf"] < constant["cf"]
@@ -297,13 +281,13 @@ def test_quality_tells_networks_of_one_name_apart(weights, tmp_path):
     assert names(paths[:1])[0][1] == "run/w"
 
 
-def test_quality_shows_a_vivid_network_uncalibrated_too(photographs, tmp_path, capsys):
+def test_quality_shows_a_vivid_network_uncalibrated_too(few, tmp_path, capsys):
     path, out = tmp_path / "vivid.safetensors", tmp_path / "quality.json"
     header = {"kind": "unet", "width": 16, "head": "bins"}
     params = model.init(0, NetworkConfig(**header))
     params["head"]["bias"] = params["head"]["bias"].at[200].set(4.0)  # one colour before others
     checkpoint.save_weights(path, params, header, {"size": 32, "saturation": 0.5})
-    common = ["--data", photographs, "--weights", path, "--size", "32", "--json", out]
+    common = ["--data", few, "--weights", path, "--size", "32", "--json", out]
 
     def measured(*options):
         assert benchmark("quality").main([str(word) for word in (*common, *options)]) == 0
@@ -364,20 +348,8 @@ def test_quality_refuses_what_it_cannot_measure(photographs, weights, tmp_path, 
 
 def test_latency_measures_photographs_and_a_folder(weights, tmp_path, capsys):
     out = tmp_path / "latency.json"
-    argv = [
-        "--megapixels",
-        "0.25",
-        "--formats",
-        "png",
-        "--repeats",
-        "1",
-        "--photographs",
-        "10",
-        "--weights",
-        weights,
-        "--json",
-        out,
-    ]
+    argv = "--megapixels 0.25 --formats png --repeats 1 --photographs 10".split()
+    argv += ["--weights", weights, "--json", out]
     assert benchmark("latency").main([str(word) for word in argv]) == 0
     report = json.loads(out.read_text())
     (row,) = report["rows"]

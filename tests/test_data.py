@@ -22,13 +22,8 @@ def pack(folder, tmp_path, **options):
 def test_every_format_and_depth_of_folder_is_packed(photographs, tmp_path):
     pool, said = pack(photographs, tmp_path)
     assert pool.images.shape == (40, 24, 24, 3) and pool.images.dtype == np.uint8
-    assert {os.path.splitext(path)[1] for path in pool.paths} == {
-        ".jpg",
-        ".png",
-        ".webp",
-        ".tif",
-        ".bmp",
-    }
+    suffixes = {os.path.splitext(path)[1] for path in pool.paths}
+    assert suffixes == {".jpg", ".png", ".webp", ".tif", ".bmp"}
     assert len(set(pool.hashes.tolist())) == 40 and not pool.left_out
     # Row k is the photograph of path k: its mean colour is the centre square's.
     for row in (3, 20):
@@ -222,10 +217,8 @@ def test_batches_are_a_function_of_seed_and_step(photographs, tmp_path):
     rows, labels = np.arange(3, 40), np.zeros(40, np.int32)
 
     def take(first, last, seed=0):
-        return [
-            np.asarray(images)
-            for images, _ in data.batches(pool, labels, rows, 8, seed, first, last)
-        ]
+        batches = data.batches(pool, labels, rows, 8, seed, first, last)
+        return [np.asarray(images) for images, _ in batches]
 
     whole = take(0, 12)
     assert len(whole) == 12 and whole[0].shape == (8, 24, 24, 3)

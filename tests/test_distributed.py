@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from conftest import refused
+from test_train import interrupt_at, weights
 
 import train
 from colorjax import data, step
 
 ROOT = Path(__file__).parent.parent
 # By AdamW: Muon makes the smallest parts of a gradient as large as the others, rounding included.
-COMMON = "--preset unet --width 16 --size 16 --batch 8 --validate-every 2 --optimizer adamw".split()
+COMMON = "--preset paper --width 16 --size 16 --batch 8 --steps 4 --validate-every 2".split()
 
 
 def two(*argv):
@@ -41,22 +41,19 @@ def two(*argv):
     return results, [run.returncode for run in runs]
 
 
-def test_two_train_as_one_does_and_go_on_from_its_state(photographs, tmp_path):
-    """One process makes the first step, two the rest; as one does all of them."""
+def test_two_train_as_one_does_and_go_on_from_its_state(photographs, tmp_path, monkeypatch):
+    """One process makes two steps on two devices, two processes the rest; as one does all four."""
     one, shared = tmp_path / "one", tmp_path / "shared"
-    start = ["--data", photographs, *COMMON, "--schedule", "wsd", "--devices", "1"]
-    argv = [str(word) for word in start]
-    assert train.main([*argv, "--steps", "4", "--out", str(one)]) == 0
-    assert train.main([*argv, "--steps", "2", "--out", str(shared)]) == 0
-    ((said, error), (silent, _)), status = two(
-        "--out", shared, "--resume", "--steps", 4, "--devices", 2
-    )
+    argv = ["--data", str(photographs), *COMMON, "--devices", "2", "--out"]
+    assert train.main([*argv, str(one)]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        assert train.main([*argv, str(shared)]) == 130
+    ((said, error), (silent, _)), status = two("--out", shared, "--resume")
     assert status == [0, 0], error
-    assert "on 2 cpu device(s)" in said and "going on from step 1" in said and "wrote" in said
+    assert "on 2 cpu device(s)" in said and "going on from step 2" in said and "wrote" in said
     assert "validation" not in silent and "wrote" not in silent
-    expected, together = (
-        safetensors.numpy.load_file(run / "weights.safetensors") for run in (one, shared)
-    )
+    expected, together = weights(one), weights(shared)
     for name, value in expected.items():
         np.testing.assert_allclose(together[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
 

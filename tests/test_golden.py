@@ -20,7 +20,7 @@ CONFIGS = {
     for name, values in {
         "paper": {"network": "paper", "head": "ab"},
         "unet": {"network": "unet", "head": "ab"},
-        "bins": {"network": "unet", "label_names": ("cat", "dog"), "matched": 0.0},
+        "bins": {"network": "unet", "label_names": ("cat", "dog")},
     }.items()
 }
 

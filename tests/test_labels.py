@@ -87,13 +87,8 @@ def test_labels_are_learnt_and_travel_with_the_weights(trained, capsys, tmp_path
     assert last["label_accuracy"] >= 0.9 and 0.5 <= last["label_chance"] < 0.8
     for kind in network.labels:
         Image.fromarray(scene(kind, 77)).convert("L").save(tmp_path / f"{kind}.png")
-        argv = [
-            tmp_path / f"{kind}.png",
-            tmp_path / f"{kind}-out.png",
-            "--explain",
-            "--weights",
-            trained / "weights.safetensors",
-        ]
+        argv = [tmp_path / f"{kind}.png", tmp_path / f"{kind}-out.png", "--explain"]
+        argv += ["--weights", trained / "weights.safetensors"]
         capsys.readouterr()
         assert colorize.main([str(word) for word in argv]) == 0
         assert f"taken for: {kind} " in capsys.readouterr().out

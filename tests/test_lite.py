@@ -67,7 +67,7 @@ def test_the_conversion_says_what_is_wrong(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 9), (12, 8)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 10)])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_shifted_products_are_the_grouped_convolution(shape, size, stride):
@@ -96,20 +96,15 @@ def test_a_depthwise_convolution_by_hand():
     assert np.ravel(depthwise.depthwise(x, kernel, 2)).tolist() == [210, 32]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (33, 64), (40, 70)])
-def test_any_height_and_width(shape):
+@pytest.mark.parametrize("shape", [(1, 1), (33, 70)])
+def test_any_height_and_width_and_each_picture_by_itself(shape):
     params = model.init(0, LITE)
-    lightness = np.random.default_rng(0).uniform(0, 100, (2, *shape)).astype(np.float32)
-    logits = jax.jit(model.predict, static_argnums=1)(params, LITE, lightness).output
-    assert logits.shape == (2, -(-shape[0] // 4), -(-shape[1] // 4), 261)
-    assert not np.any(logits)  # a new head predicts nothing yet
-
-
-def test_a_pictures_result_depends_on_that_picture_alone():
-    params = model.init(0, LITE)
-    params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])
-    lightness = np.random.default_rng(0).uniform(0, 100, (3, 64, 64)).astype(np.float32)
+    lightness = np.random.default_rng(0).uniform(0, 100, (3, *shape)).astype(np.float32)
     predict = jax.jit(model.predict, static_argnums=1)
+    logits = predict(params, LITE, lightness).output
+    assert logits.shape == (3, -(-shape[0] // 4), -(-shape[1] // 4), 261)
+    assert not np.any(logits)  # a new head predicts nothing yet
+    params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])
     together, alone = (predict(params, LITE, some).output for some in (lightness, lightness[1:2]))
     np.testing.assert_allclose(together[1], alone[0], atol=1e-3)
     assert np.ptp(together) > 0.1

@@ -33,7 +33,7 @@ def flop(config, side):
     lowered = jax.jit(lambda p, x: model.predict(p, config, x).output).lower(
         params, jax.ShapeDtypeStruct((1, side, side), jnp.float32)
     )
-    return lowered.compile().cost_analysis()["flops"]
+    return lowered.cost_analysis()["flops"]
 
 
 def test_paper_network_has_its_parameters():

@@ -10,21 +10,19 @@ from conftest import picture
 from colorjax import augment, color, loss, model, palette, step, validation
 from colorjax.config import TrainConfig
 
-VIVID = TrainConfig(network="unet", width=16, size=32, lr=3e-3, film=0, degradation=0)
-CONFIG = dataclasses.replace(
-    VIVID, head="ab", film=0.3, degradation=0.2, schedule="cosine", dtype="float32"
-)
+# On a batch of eight, these are steps that other tests compile.
+VIVID = TrainConfig(network="unet", width=16, size=16, dtype="float32")
+CONFIG = dataclasses.replace(VIVID, head="ab", lr=2e-3)
 
 
-def photographs(count: int = 8, side: int = 36) -> np.ndarray:
+def photographs(count: int = 8, side: int = VIVID.pool_side) -> np.ndarray:
     return np.stack([picture(number, side, side) for number in range(count)])
 
 
-def run(config, steps, images, sharding=None, state=None):
-    state = state or step.create_state(config, 100)
-    losses = []
-    if sharding:
-        state, images = jax.device_put(state, sharding[0]), jax.device_put(images, sharding[1])
+def run(config, steps, images, devices=1, state=None):
+    whole, split = step.placement(devices)
+    state = jax.device_put(state or step.create_state(config, 100), whole)
+    images, losses = jax.device_put(images, split), []
     for _ in range(steps):
         state, result = step.train_step(config, state, images)
         losses.append(float(result["loss"]))
@@ -32,8 +30,7 @@ def run(config, steps, images, sharding=None, state=None):
 
 
 def test_loss_falls_on_one_batch():
-    plain = dataclasses.replace(CONFIG, film=0.0, degradation=0.0)
-    _, losses = run(plain, 60, photographs())
+    _, losses = run(CONFIG, 60, photographs())
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
@@ -44,17 +41,10 @@ def test_second_step_does_not_compile_anew():
     assert step.train_step._cache_size() == compiled
 
 
-def test_one_seed_gives_one_result():
-    first, losses = run(CONFIG, 3, photographs())
-    again, losses_again = run(CONFIG, 3, photographs())
-    assert losses == losses_again
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-
-
 def test_four_devices_equal_one():
     images = photographs()
-    one, losses_one = run(CONFIG, 3, images, step.placement(1))
-    four, losses_four = run(CONFIG, 3, images, step.placement(4))
+    one, losses_one = run(CONFIG, 3, images)
+    four, losses_four = run(CONFIG, 3, images, devices=4)
     # Sums over the batch come in another order: float32 rounding, through three steps of Adam,
     # which divides by a gradient's size and so magnifies the rounding of near-zero gradients.
     np.testing.assert_allclose(losses_one, losses_four, rtol=1e-4)
@@ -81,7 +71,7 @@ def rates(config, total):
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
-    cosine = rates(CONFIG, 1000)
+    cosine = rates(dataclasses.replace(CONFIG, schedule="cosine"), 1000)
     assert cosine[0] == pytest.approx(CONFIG.lr / 20) and max(cosine) == pytest.approx(CONFIG.lr)
     assert (np.diff(cosine[20:]) <= 0).all() and cosine[1000] == pytest.approx(0)
 
@@ -141,40 +131,33 @@ def test_ema_forgets_its_start():
 
 def test_prediction_keeps_lightness():
     state, _ = run(CONFIG, 10, photographs())
-    losses, ab, _ = validation.evaluate(
-        CONFIG, state.params, state.bin_weights, photographs(), np.zeros(1)
-    )
-    assert losses.shape == (8,) and ab.shape == (1, 8, 8, 8, 2)
+    losses, ab, _ = validation.evaluate(CONFIG, state.params, state.bin_weights, photographs())
+    assert losses.shape == (8,) and ab.shape == (8, 4, 4, 2)
     truth = validation.centre_crops(photographs(), CONFIG.size)
-    prediction = validation.upsample_and_merge(color.lightness(truth), ab[0])
+    prediction = validation.upsample_and_merge(color.lightness(truth), ab)
     error = jnp.abs(color.lightness(prediction) - color.lightness(truth)).max()
-    assert prediction.shape == (8, 32, 32, 3) and error < 0.5
-
-
-def vivid_state(images):
-    histogram = palette.histogram(color.rgb_to_lab(images / 255.0)[..., 1:])
-    return step.create_state(VIVID, 100, histogram=histogram)
+    assert prediction.shape == (8, 16, 16, 3) and error < 0.5
 
 
 def test_vivid_begins_with_the_frequencies_and_learns():
     images = photographs()
-    state = vivid_state(images)
-    start, ab, _ = validation.evaluate(
-        VIVID, state.params, state.bin_weights, images, np.float32([0, 1])
-    )
-    assert ab.shape == (2, 8, 8, 8, 2) and np.ptp(ab[0], (0, 1, 2)).max() < 1e-3  # one colour yet
-    state, _ = run(VIVID, 60, images, state=state)
-    end, ab, _ = validation.evaluate(
-        VIVID, state.params, state.bin_weights, images, np.float32([0, 1])
-    )
+    histogram = palette.histogram(color.rgb_to_lab(images / 255.0)[..., 1:])
+    state = step.create_state(VIVID, 200, histogram=histogram)
+    start, ab, _ = validation.evaluate(VIVID, state.params, state.bin_weights, images)
+    assert ab.shape == (8, 4, 4, 2) and np.ptp(ab, (0, 1, 2)).max() < 1e-3  # one colour yet
+    state, _ = run(VIVID, 200, images, state=state)
+    end, ab, _ = validation.evaluate(VIVID, state.params, state.bin_weights, images)
     assert end.mean() < 0.8 * start.mean()
     # What is learnt is where which colour is; favouring rare colours is bolder.
     truth = validation.downsampled_truth(VIVID, images)[..., 1:]
     mean = truth.mean((0, 1, 2))
-    assert jnp.abs(ab[0] - truth).mean() < 0.8 * jnp.abs(mean - truth).mean()
+    assert jnp.abs(ab - truth).mean() < 0.8 * jnp.abs(mean - truth).mean()
+    lightness = color.lightness(validation.centre_crops(images, VIVID.size))
+    output = step.predict(VIVID, state.params, lightness).output
+    rare = palette.Decoding(rarity_power=1.0, bin_weights=np.asarray(state.bin_weights))
+    bolder = palette.decode(output, "bins", rare)
     assert (
-        jnp.linalg.norm(ab[1] - mean, axis=-1).mean()
-        > jnp.linalg.norm(ab[0] - mean, axis=-1).mean()
+        jnp.linalg.norm(bolder - mean, axis=-1).mean() > jnp.linalg.norm(ab - mean, axis=-1).mean()
     )
 
 
@@ -252,11 +235,11 @@ def test_degradation_shows_and_stays_in_range():
 
 
 def test_true_colour_is_asked_for_at_the_networks_size():
-    lightness, target = step.make_inputs_and_targets(
+    lightness, truth = step.make_inputs_and_targets(
         dataclasses.replace(CONFIG, film=0.0, degradation=0.0), jax.random.key(0), photographs()
     )
-    assert lightness.shape == (8, 32, 32) and target.shape == (8, 8, 8, 2)
-    rgb = augment.random_crops(jax.random.split(jax.random.key(0), 3)[0], photographs(), 32)
-    ab = color.rgb_to_lab(rgb)[..., 1:].reshape(8, 8, 4, 8, 4, 2).mean((2, 4))
+    assert lightness.shape == (8, 16, 16) and truth.shape == (8, 4, 4, 3)
+    rgb = augment.random_crops(jax.random.split(jax.random.key(0), 3)[0], photographs(), 16)
+    ab = color.rgb_to_lab(rgb)[..., 1:].reshape(8, 4, 4, 4, 4, 2).mean((2, 4))
     # The mean of real colours lies inside the gamut, or so near that it is hardly moved.
-    assert jnp.abs(target - ab).mean() < 0.2
+    assert jnp.abs(truth[..., 1:] - ab).mean() < 0.2
