@@ -36,8 +36,16 @@ SHARES = (0.64, 0.8, 1.0)
 SIDE = 112  # of the packed photographs
 EVERYDAY = "actions flickr8k houses news places sports streetstyle sun"
 SQUASHED = ("places", "flickr8k")  # stored as squares, whatever they were
-USUAL = {"everyday": 0.0, "size": 128, "coarse": 0.0, "stretch": 1.0, "frozen": 5}
-USUAL |= {"film": 0.3, "degradation": 0.2, "matched": 0.0}
+USUAL = {
+    "everyday": 0.0,
+    "size": 128,
+    "coarse": 0.0,
+    "stretch": 1.0,
+    "frozen": 5,
+    "film": 0.3,
+    "degradation": 0.2,
+    "matched": 0.0,
+}
 ARMS: dict[str, dict[str, Any]] = {
     "start": {},
     "base": {},
@@ -50,9 +58,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "matched": {"matched": 1.0},  # weight of the error at equal colourfulness
     "matched-more": {"matched": 3.0},
     "clean-matched": {"film": 0.1, "degradation": 0.05, "matched": 1.0},
-    "clean-even": {"film": 0.1, "degradation": 0.05, "everyday": 0.5},
+    "clean-matched-more": {"film": 0.1, "degradation": 0.05, "matched": 3.0},
 }
-MATCHED_SHARE = 0.85  # of the truth's colourfulness, at which "matched" measures
 
 
 def crops(key: jax.Array, images: jax.Array, size: int, stretch: float, squashed: jax.Array):
@@ -82,27 +89,6 @@ def coarse_loss(ab: jax.Array, target: jax.Array) -> jax.Array:
     return sum(loss.huber(pooled(ab, n), pooled(target, n)) for n in sizes) / jnp.float32(3)
 
 
-def matched_loss(ab: jax.Array, lightness: jax.Array, target: jax.Array) -> jax.Array:
-    """Error in RGB, as its logarithm, with the batch's chroma multiplied by one number, `B`.
-
-    The number makes the batch's colourfulness `MATCHED_SHARE` of the truth's. So colour in general
-    costs nothing, and what counts is where it is put: PSNR at equal colourfulness, as it is
-    measured.
-    """
-
-    def colored(ab: jax.Array) -> jax.Array:
-        return color.fit_gamut(jnp.concatenate([lightness[..., None], ab], axis=-1))
-
-    def colorfulness(rgb: jax.Array) -> jax.Array:
-        noise = 1e-3 * jnp.sin(jnp.arange(rgb[0].size)).reshape(rgb[0].shape)
-        return color.colorfulness(rgb + noise, absolute=True).mean()  # finite gradient for greys
-
-    truth = colored(target)
-    factor = MATCHED_SHARE * colorfulness(truth) / jnp.maximum(colorfulness(colored(ab)), 2)
-    error = ((colored(factor * ab) - truth) ** 2).mean((1, 2, 3))
-    return jnp.log(error + 1e-4)
-
-
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def train_step(config: TrainConfig, arm: tuple, state, images, squashed, rate):
     """As `step.train_step`, with an arm's differences, at the rate given."""
@@ -114,16 +100,14 @@ def train_step(config: TrainConfig, arm: tuple, state, images, squashed, rate):
     truth = step.downsampled_lab(config, lightness, rgb)
     lightness = augment.degrade(degrade_key, lightness, config.degradation)
     lightness, truth = jax.lax.stop_gradient((lightness, truth))
-    target = truth[..., 1:]
 
     def objective(params):
-        output = step.predict(config, step.without_frozen(config, params), lightness)[0]
-        value = loss.color_loss(config.head, output, target, state.bin_weights, config.huber)
+        output = step.predict(config, step.without_frozen(config, params), lightness).output
+        weights = config.huber, config.matched
+        value = loss.color_loss(config.head, output, truth, state.bin_weights, *weights)
         if arms["coarse"]:
-            value += arms["coarse"] * coarse_loss(palette.decode(output, config.head), target)
-        if arms["matched"]:
             ab = palette.decode(output, config.head)
-            value += arms["matched"] * matched_loss(ab, truth[..., 0], target)
+            value += arms["coarse"] * coarse_loss(ab, truth[..., 1:])
         return value.mean()
 
     value, gradient = jax.value_and_grad(objective)(state.params)
@@ -135,7 +119,7 @@ def predict(params, network, lightness, enlarged):
     """Lightness `B H W` → ab `B h w 2`, as predicted; the network sees it so many times larger."""
     count, height, width = lightness.shape
     seen = jax.image.resize(lightness, (count, enlarged * height, enlarged * width), "cubic")
-    return palette.decode(model.predict(params, network, seen)[0], network.head)
+    return palette.decode(model.predict(params, network, seen).output, network.head)
 
 
 @jax.jit
@@ -253,6 +237,7 @@ def main(argv: list[str] | None = None) -> int:
             frozen_blocks=arm["frozen"],
             film=arm["film"],
             degradation=arm["degradation"],
+            matched=arm["matched"],
             seed=options.seed,
             dtype="float32",
         )
