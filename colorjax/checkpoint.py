@@ -58,15 +58,18 @@ def save_weights(
         values, weights = dict(vars(decoding)), decoding.bin_weights
         values["bin_weights"] = None if weights is None else [float(f"{w:.6g}") for w in weights]
         header["decoding"] = values
-    _write(Path(path), tensors, header)
+    replace_file(Path(path), _content(tensors, header))
 
 
-def _write(path: Path, tensors: Tree, header: Tree, previous: Path | None = None) -> None:
+def _content(tensors: Tree, header: Tree) -> bytes:
+    return safetensors.numpy.save(tensors, {k: json.dumps(v) for k, v in header.items()})
+
+
+def replace_file(path: Path, content: bytes, previous: Path | None = None) -> None:
     """Write a file beside its place, and move it there once it is on the disk.
 
     What was there is moved to `previous`, or replaced.
     """
-    content = safetensors.numpy.save(tensors, {k: json.dumps(v) for k, v in header.items()})
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -204,7 +207,8 @@ def save_state(path: str | Path, state: Any, progress: Tree) -> None:
     """
     path = Path(path)
     tensors = {name: np.asarray(leaf) for name, leaf in _flat(state).items()}
-    _write(path, tensors, {"progress": progress}, path.with_name("previous.safetensors"))
+    content = _content(tensors, {"progress": progress})
+    replace_file(path, content, path.with_name("previous.safetensors"))
 
 
 def read_steps(path: str | Path) -> tuple[int, int]:

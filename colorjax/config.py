@@ -89,7 +89,7 @@ class TrainConfig:
     )
     matched: float = _step_option(
         0.0,
-        "weight of its error at equal colourfulness (default: 1 from trained weights in preset "
+        "weight of its error at equal colourfulness (default: 3 from trained weights in preset "
         "vivid, else 0)",
         _NOT_NEGATIVE,
     )
@@ -329,7 +329,7 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
         found = checkpoint.read_header(checkpoint.DEFAULT_WEIGHTS if init == SHIPPED else init)[0]
         values = {"network": found.kind, "width": found.width, "head": found.head} | values
     if preset == "vivid" and init != NONE and values.get("head", TrainConfig.head) == "bins":
-        values.setdefault("matched", 1.0)
+        values.setdefault("matched", 3.0)
     for name in ("encoder", "encoder_lr", "frozen_blocks"):
         if name in given and values.get("network", "lite") != "lite":
             raise ConfigError(f"{flag(name)} is for --network lite: the others have no encoder")

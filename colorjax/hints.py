@@ -1,10 +1,9 @@
 """Colours that a person gives at places of a photograph, spread by what the network sees.
 
-Two Gaussian processes carry the residual "hint − automatic colour" over the cells of the network's
-output. The first has no place in it: what a hint says of the whole picture (its cast) and of all
-that looks alike. The second carries what remains to what is near, alike in lightness and in the
-network's features. What still remains goes into the cells beneath the hint, so that the colour
-that was asked for is met at full resolution.
+Two Gaussian processes spread the residual, hint minus automatic colour, over the cells of the
+network's output. The first ignores position: it carries the picture's cast, and the colour of
+whatever looks alike. The second spreads what remains to places that are near and look alike, in
+lightness and in the network's features. A last correction makes each hint exact at full resolution.
 
 A hint lies at x, y in pixels of the upright photograph, (0, 0) its upper left pixel. Only the hue
 and the chroma of a hint's colour count. The lightness is the photograph's own.

@@ -48,10 +48,10 @@ def bins() -> np.ndarray:
 def soft_encoding() -> np.ndarray:
     """Tabulate what `encode` needs for a rounded ab: float32 `221 221 3` over a, b of −110…110.
 
-    Three numbers give a pixel's 5 nearest bins and their weights: the squared distance of the
-    fifth; the fraction of its weight that each bin at that distance gets, for ties are the rule on
-    whole numbers; the log of the weights' sum. XLA fuses the rest into the loss. A table of all 261
-    weights would be a constant of 25 MB inside every compiled step, and gain next to nothing.
+    For each rounded ab the table holds three numbers: the squared distance of the fifth-nearest
+    bin, the share that each bin at exactly that distance gets, and the log of the weights' sum.
+    `encode` computes the 261 weights from them. A table of the weights themselves would be a
+    constant of 25 MB in every compiled step.
     """
     grid = np.arange(-_REACH, _REACH + 1.0)
     a, b = bins().astype(np.float64).T

@@ -4,7 +4,6 @@ Pictures are sRGB in 0…1, written as 8-bit PNG.
 """
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from colorjax import color
+from colorjax import checkpoint, color
 
 STRIP = 8  # validations that the strip shows at most, beside grey and truth
 
@@ -57,9 +56,7 @@ class Bar:
 
 
 def _write(path: Path, picture: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    iio.imwrite(temporary, picture, extension=".png")
-    os.replace(temporary, path)
+    checkpoint.replace_file(path, iio.imwrite("<bytes>", picture, extension=".png"))
 
 
 def _column(pictures: np.ndarray) -> np.ndarray:
@@ -112,9 +109,7 @@ def cut_back(directory: Path, step: int) -> None:
         lines = log.read_text().splitlines(keepends=True)
         # The last one may have been cut off in the middle of writing.
         kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
-        temporary = log.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, log)
+        checkpoint.replace_file(log, "".join(kept).encode())
     for path in (directory / "samples").glob("step-*.png"):
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()

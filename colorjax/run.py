@@ -7,7 +7,6 @@ best weights so far. A wsd run keeps in `trunk.safetensors` the state before its
 import dataclasses
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -63,9 +62,7 @@ class Run:
         newest = self.out / "newest.safetensors"
         checkpoint.save_state(newest, step.local(self.state), self.progress)
         if self.config.schedule == "wsd" and int(self.state.step) == step.trunk_steps(self.total):
-            copy = self.out / "trunk.safetensors.tmp"
-            shutil.copyfile(newest, copy)
-            os.replace(copy, self.out / "trunk.safetensors")
+            checkpoint.replace_file(self.out / "trunk.safetensors", newest.read_bytes())
 
     def keep_best(self, measured: Measured) -> bool:
         """Keep the weights if they are the best so far; tell whether they are."""
@@ -130,7 +127,9 @@ def _begin(given: dict[str, Any], agree: Agree) -> Run:
 
 def _check_new(out: Path) -> None:
     """Refuse a directory that holds more than what a run killed at once has left."""
-    if out.exists() and (not out.is_dir() or any(p.name != "config.tmp" for p in out.iterdir())):
+    if out.exists() and (
+        not out.is_dir() or any(p.name != "config.json.tmp" for p in out.iterdir())
+    ):
         raise ConfigError(f"{out} exists already: go on with it by --resume, or name another --out")
 
 
@@ -153,10 +152,9 @@ def _saved(directory: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[st
 
 
 def _write_config(settings: TrainConfig, pools: dict[str, str] | None) -> None:
-    path = Path(settings.out) / "config.json"
     content = {"config": dataclasses.asdict(settings), "pools": pools}
-    path.with_suffix(".tmp").write_text(json.dumps(content, indent=1))
-    os.replace(path.with_suffix(".tmp"), path)
+    path = Path(settings.out) / "config.json"
+    checkpoint.replace_file(path, json.dumps(content, indent=1).encode())
 
 
 def _branch(trunk: Path, given: dict[str, Any]) -> tuple[TrainConfig, dict[str, str] | None]:

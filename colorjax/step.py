@@ -139,9 +139,9 @@ def create_state(
 
 
 def downsampled_lab(config: TrainConfig, lightness: jax.Array, rgb: jax.Array) -> jax.Array:
-    """Scale the truth down to the output's size: L `B H W`, rgb `B H W 3` → Lab `B h w 3`.
+    """Average the truth down to the output's size: L `B H W`, rgb `B H W 3` → Lab `B h w 3`.
 
-    Its ab is what the gamut holds at such L.
+    Colours outside the gamut at that lightness are pulled into it: no prediction could show them.
     """
     lab = jnp.concatenate([lightness[..., None], color.rgb_to_lab(rgb)[..., 1:]], axis=-1)
     batch, height, width = lightness.shape

@@ -268,6 +268,14 @@ def test_killed_before_its_first_checkpoint_starts_again(photographs, whole, tmp
     assert log(out)[0]["loss"] != 1.0
 
 
+def test_what_was_killed_before_it_began_stands_in_no_ones_way(photographs, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json.tmp").touch()
+    assert train.main(command(photographs, out, "--steps", "1")) == 0
+    refused(capsys, train.main, ["--out", out, "--resume", "--steps", "0"], "--steps 0", "above 0")
+
+
 def test_minutes_fix_the_steps(photographs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     monkeypatch.setattr(run, "seconds_per_call", lambda *_: 0.05)
@@ -354,7 +362,7 @@ def test_an_encoders_rate_is_a_fifth_unless_given():
     assert config.resolve({}).encoder_lr == pytest.approx(2e-4)
     assert config.resolve({"lr": 5e-4}).encoder_lr == pytest.approx(1e-4)
     assert config.resolve({"encoder_lr": 0.0}).encoder_lr == 0
-    assert config.resolve({}).matched == 1 and config.resolve({"init": "none"}).matched == 0
+    assert config.resolve({}).matched == 3 and config.resolve({"init": "none"}).matched == 0
 
 
 def test_a_pretrained_encoder_learns_or_stays(photographs, tmp_path, capsys):
