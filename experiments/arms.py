@@ -3,12 +3,16 @@
     python experiments/arms.py --data PHOTOGRAPHS --val VAL --arm base everyday --json FILE
 
 Each arm goes on from the default weights with fresh moments and a constant rate, which falls as
-1 − √t over the last part (`--cool`). It is measured on photographs that no arm trains on: VAL
-(centre squares of 256², true lightness), and every 40th of PHOTOGRAPHS in two parts: folders that
-`--everyday` names, and the rest. Figures are PSNR in RGB and the fraction of the truth's
-colourfulness, as predicted and with the chroma of all pictures multiplied by one number until
-colourfulness is 0.64, 0.8 and 1 of the truth's. A pass at 128² costs 1: arms at other sizes take as
-many fewer. FILE gets a line of JSON an arm, `--save DIR` its weights.
+1 − √t over the last part (`--cool`). It is measured on photographs that no arm trains on:
+
+- VAL, centre squares of 256², by their true lightness;
+- VAL aged: the network sees them as old film and old paper show them;
+- every 40th of PHOTOGRAPHS, in two parts: folders that `--everyday` names, and the rest.
+
+Figures are PSNR in RGB and the fraction of the truth's colourfulness, as predicted and with the
+chroma of all pictures multiplied by one number until colourfulness is 0.64, 0.8 and 1 of the
+truth's. A pass at 128² costs 1: arms at other sizes take as many fewer. FILE gets a line of JSON an
+arm, `--save DIR` its weights.
 """
 
 import argparse
@@ -131,17 +135,27 @@ def scores(images, lightness, ab, factor):
 
 
 _lightness = jax.jit(lambda images: color.lightness(images / 255.0))
+
+
+@jax.jit
+def aged(images: jax.Array) -> jax.Array:
+    """Lightness `B H W` as old film and paper show it: through a mix of R, G and B, degraded."""
+    keys = jax.random.split(jax.random.key(0))
+    return augment.degrade(keys[1], augment.film_lightness(keys[0], images / 255.0, 1.0), 0.5)
+
+
 _colorfulness = jax.jit(lambda images: color.colorfulness(images / 255.0, absolute=True))
 
 
 class Photographs:
     """Photographs to measure on, uint8 `N S S 3`."""
 
-    def __init__(self, images: np.ndarray, enlarged: int, batch: int = 20):
-        """Take as many as fill batches."""
+    def __init__(self, images: np.ndarray, enlarged: int, old: bool = False, batch: int = 20):
+        """Take as many as fill batches; the network sees `old` ones aged."""
         whole = len(images) // batch * batch
         self.parts = [images[i : i + batch] for i in range(0, whole, batch)]
         self.light = [np.asarray(_lightness(part)) for part in self.parts]
+        self.seen = [np.asarray(aged(part)) for part in self.parts] if old else self.light
         self.truth = np.concatenate([_colorfulness(part) for part in self.parts])
         self.enlarged = enlarged
 
@@ -154,7 +168,7 @@ class Photographs:
 
     def measure(self, params, network) -> dict[str, tuple[float, float]]:
         """PSNR and fraction as predicted; PSNR and factor at each share."""
-        ab = [np.asarray(predict(params, network, x, self.enlarged)) for x in self.light]
+        ab = [np.asarray(predict(params, network, x, self.enlarged)) for x in self.seen]
         found = {"as predicted": self.at(ab, 1.0)}
         for share in SHARES:
             factor = share / found["as predicted"][1]
@@ -213,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     names = files.list_images(options.val)
     val = np.stack([files.read_small(path.read_bytes(), path, 256) for path in names])
-    sets = {"val": Photographs(val, 1)}
+    sets = {"val": Photographs(val, 1), "val aged": Photographs(val, 1, old=True)}
     sets |= {
         name: Photographs(pool.images[rows[:300]], 2)
         for name, rows in held_out.items()
