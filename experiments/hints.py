@@ -279,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--data", metavar="DIR", help="colour photographs")
-    parser.add_argument("--weights", metavar="FILE", help="(default: those that ship)")
+    parser.add_argument("--weights", metavar="FILE", help="(default: the default weights)")
     parser.add_argument("--count", type=int, default=70, help="photographs (default: 70)")
     parser.add_argument("--out", default="experiments/results/hints.json", metavar="FILE")
     parser.add_argument("--picture", metavar="PHOTOGRAPH", help="make a picture of this one")
