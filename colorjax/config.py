@@ -322,8 +322,8 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
     init = values["init"]
     if preset == "gan" and init == NONE:
         raise ConfigError("--preset gan starts from trained weights: name a file by --init")
-    if preset == "gan" and "schedule" in given:
-        raise ConfigError("--schedule is not for --preset gan, whose rate falls linearly")
+    if preset == "gan" and given.get("schedule") == "wsd":
+        raise ConfigError("--schedule wsd is not for --preset gan, whose rate falls linearly")
     if preset == "gan" or (preset == "vivid" and init not in (NONE, SHIPPED)):
         # The network of the weights, unless another is given.
         found = checkpoint.read_header(checkpoint.DEFAULT_WEIGHTS if init == SHIPPED else init)[0]

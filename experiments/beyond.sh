@@ -22,7 +22,7 @@ row() { # name, options
     "$python" train.py --out "$out/$name" --resume
   else
     "$python" train.py --data "$photographs" --out "$out/$name" \
-      --network unet --width 48 --size 64 --schedule cosine "$@"
+      --network unet --width 48 --size 64 --schedule cosine --matched 0 "$@"
   fi
 }
 

@@ -35,7 +35,7 @@ def test_too_little_memory_is_said(grey, tmp_path, monkeypatch, capsys, error):
     def too_large(*_):
         raise error
 
-    monkeypatch.setattr(Colorizer, "predict", too_large)
+    monkeypatch.setattr(Colorizer, "_predict", too_large)
     for source, target in ((grey, tmp_path / "out.png"), (grey.parent, tmp_path / "out")):
         refused(capsys, colorize.main, [source, target], "memory", "--working-size")
     assert not list(tmp_path.glob("out*"))

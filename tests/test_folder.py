@@ -231,7 +231,7 @@ def test_fifty_sizes_reach_the_network_in_nine_shapes_at_most(tmp_path, weights,
 
     def predict(self, lightness):
         shapes.append(lightness.shape)
-        return (np.zeros((*lightness.shape, 2), np.float32),)
+        return np.zeros((*lightness.shape, 2), np.float32)
 
     monkeypatch.setattr(Colorizer, "predict", predict)
     assert run(place, tmp_path / "out", "--weights", weights) == 0

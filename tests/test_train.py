@@ -570,6 +570,7 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
         ([*started, "--frozen-blocks", "3"], ["--frozen-blocks", "--network lite"]),
         ([*plain, "--encoder", "e", "--init", whole / "config.json"], ["config.json"]),
         ([*plain, "--preset", "gan", "--init", "none"], ["--preset gan", "--init"]),
+        ([*plain, "--preset", "gan", "--schedule", "wsd"], ["--schedule wsd", "--preset gan"]),
         ([*started, "--preset", "unet", "--class-balance", "0.2"], ["--class-balance", "bins"]),
         ([*started, "--devices", "3"], ["--batch 8", "3 devices"]),
         ([*started, "--steps", "1", "--minutes", "1"], ["not allowed with"]),
@@ -585,7 +586,8 @@ def test_bad_arguments(photographs, whole, tmp_path, capsys):
         refused(capsys, train.main, ["--resume", "--out", not_a_run], "not a run")
     options = """--lr 0  --lr -1  --lr nan  --lr fast  --batch 0  --steps -1  --steps 0  --minutes 0
         --steps 3000000000  --epochs 0  --size 30  --size 100000  --val-fraction 1  --film 2
-        --width 17  --seed -1  --devices 99  --class-balance 1  --huber -1  --colorfulness 2
+        --width 17  --seed -1  --devices 99  --class-balance 1  --huber -1  --matched -1
+        --colorfulness 2
         --head lab  --preset best  --dtype int8  --patience -1""".split()
     for option, value in zip(options[::2], options[1::2], strict=True):
         refused(capsys, train.main, [*started, option, value], option, value)
