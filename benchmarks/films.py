@@ -111,7 +111,7 @@ def run(argv: list[str] | None) -> int:
     parser.add_argument(
         "films", nargs="*", type=Path, metavar="FILM", help="(default: two made up)"
     )
-    parser.add_argument("--weights", metavar="FILE", help="(default: the default weights)")
+    parser.add_argument("--weights", metavar="FILE", help="(default: those in the package)")
     parser.add_argument("--frames", type=int, default=200, help="of those made up (default: 200)")
     parser.add_argument("--crf", type=float, default=16, help="(default: 16)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")

@@ -63,7 +63,7 @@ def run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     add = parser.add_argument
     add("photographs", nargs="+", metavar="PHOTOGRAPH")
-    add("--weights", nargs="*", metavar="FILE", help="(default: the default weights)")
+    add("--weights", nargs="*", metavar="FILE", help="(default: those in the package)")
     add("--titles", nargs="*", metavar="TEXT", help="of the networks' columns")
     add("--width", type=int, default=256, help="of a column, across: height (default: 256)")
     add("--across", action="store_true", help="a column a photograph")

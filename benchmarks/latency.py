@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--photographs", type=int, default=500, help="in the folder; 0: no folder (default: 500)"
     )
-    parser.add_argument("--weights", metavar="FILE", help="(default: the default weights)")
+    parser.add_argument("--weights", metavar="FILE", help="(default: those in the package)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     options = parser.parse_args(argv)
     if options.repeats < 1 or options.photographs < 0:

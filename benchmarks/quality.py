@@ -268,7 +268,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="photographs never trained on")
-    add("--weights", nargs="*", default=[], metavar="FILE", help="(default: the default weights)")
+    add("--weights", nargs="*", default=[], metavar="FILE", help="(default: those in the package)")
     add("--size", type=int, default=256, help="of the pictures (default: 256)")
     add("--working-size", type=int, nargs="*", default=[], help="of the networks (default: theirs)")
     several = {"type": float, "nargs": "*"}

@@ -56,6 +56,7 @@ def save_weights(
     header = {"network": network, "summary": summary}
     if decoding is not None:
         values, weights = dict(vars(decoding)), decoding.bin_weights
+        del values["warmth"], values["tint"]  # a person's, not the weights'
         values["bin_weights"] = None if weights is None else [float(f"{w:.6g}") for w in weights]
         header["decoding"] = values
     replace_file(Path(path), _content(tensors, header))

@@ -86,7 +86,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="of a trained network (default: the default weights)",
+        help="of a trained network (default: those in the package)",
     )
     parser.add_argument(
         "--working-size",
@@ -481,3 +481,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         complain("interrupted, nothing was written")
         return status_of(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -119,6 +119,8 @@ class Analysis:
         Raises:
             hints.HintError: a hint lies outside the image.
         """
+        if not given:
+            return ab
         seen = self.lightness, self.features, self.spread
         return hints.apply(ab, *seen, given, image, self.content_fraction, reach)
 

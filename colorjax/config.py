@@ -59,7 +59,7 @@ class TrainConfig:
     preset: str = _option("vivid", "a set of defaults", choices=("paper", "unet", "vivid", "gan"))
     init: str = _option(
         "",
-        "weights to start from, or 'none' (default: the default weights, in presets vivid and gan)",
+        "weights to start from, or 'none' (default: the package's, in presets vivid and gan)",
     )
     encoder: str = _option("", "file of encoder weights to start a new decoder on")
     network: str = _step_option(
@@ -324,12 +324,13 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
         raise ConfigError("--preset gan starts from trained weights: name a file by --init")
     if preset == "gan" and given.get("schedule") == "wsd":
         raise ConfigError("--schedule wsd is not for --preset gan, whose rate falls linearly")
-    if preset == "gan" or (preset == "vivid" and init not in (NONE, SHIPPED)):
-        # The network of the weights, unless another is given.
+    if init != NONE and preset in ("vivid", "gan"):
         found = checkpoint.read_header(checkpoint.DEFAULT_WEIGHTS if init == SHIPPED else init)[0]
-        values = {"network": found.kind, "width": found.width, "head": found.head} | values
-    if preset == "vivid" and init != NONE and values.get("head", TrainConfig.head) == "bins":
-        values.setdefault("matched", 3.0)
+        theirs = {"network": found.kind, "width": found.width, "head": found.head}
+        values = theirs | values  # the network of the weights, unless another is given
+        goes_on = all(values[name] == value for name, value in theirs.items())
+        if goes_on and preset == "vivid" and found.head == "bins":
+            values.setdefault("matched", 3.0)
     for name in ("encoder", "encoder_lr", "frozen_blocks"):
         if name in given and values.get("network", "lite") != "lite":
             raise ConfigError(f"{flag(name)} is for --network lite: the others have no encoder")

@@ -289,7 +289,7 @@ def apply(
         features: of a `model.Prediction`, `h w C`.
         spread: standard deviation of the predicted distribution in ab, `h w`; None for a network
             that predicts none.
-        hints: any number, within the image.
+        hints: one or more, within the image.
         image: the photograph, `H W` or `H W 3`, uint8 or uint16.
         content_fraction: fractions of ab's rows and columns that the photograph fills.
         reach: of hints without their own.
@@ -297,8 +297,6 @@ def apply(
     Raises:
         HintError: a hint lies outside the image.
     """
-    if not hints:
-        return ab
     size, grid = image.shape[:2], ab.shape[:2]
     check_inside(hints, *size)
     content = content_fraction[0] * grid[0], content_fraction[1] * grid[1]

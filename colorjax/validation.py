@@ -28,7 +28,7 @@ class Measured:
 
     samples: np.ndarray  # the first photographs, calibrated: sRGB `n S S 3` in 0…1
     decoding: Decoding  # brings the colours to the colourfulness that was asked for
-    validation_loss: float  # of the colours
+    validation_loss: float  # of the colours, as training minimises it
     psnr: float  # of the colours as predicted
     psnr_calibrated: float  # of the colours so decoded
     colorfulness: float  # of the colours as predicted, as a fraction of the truth's
@@ -81,7 +81,7 @@ def evaluate(
     output, labels, _ = step.predict(config, params, lightness)
     label = None if labels is None else labels.argmax(-1)
     truth = step.downsampled_lab(config, lightness, rgb)
-    # Without the matched error, which depends on the other pictures of a batch.
+    # Without the matched error, which is of all photographs together.
     losses = loss.color_loss(config.head, output, truth, bin_weights, config.huber)
     return losses, palette.decode(output, config.head), label
 
@@ -143,9 +143,11 @@ class Validation:
         Raises:
             FloatingPointError: its colours are not finite numbers.
         """
-        loss, ab, labels = self.predict(params)
-        if not (np.isfinite(loss) and np.isfinite(ab).all()):
+        value, ab, labels = self.predict(params)
+        if not (np.isfinite(value) and np.isfinite(ab).all()):
             raise FloatingPointError("the network's colours are not finite")
+        if weight := self._config.matched:
+            value += weight * float(_matched_error(ab, self._small))
         saturation = self._calibrate(ab) if self._config.colorfulness else 1.0
         calibrated = saturation * ab
         distances = [*map(_distance_histogram, self._small, ab)]
@@ -156,7 +158,7 @@ class Validation:
                 bin_weights=self._bin_weights if self._config.head == "bins" else None,
                 working_size=self._config.working_size,
             ),
-            validation_loss=loss,
+            validation_loss=value,
             psnr=float(_psnr(self.truth, ab)),
             psnr_calibrated=float(_psnr(self.truth, calibrated)),
             colorfulness=float(_colorfulness(self._small, ab, 1.0) / self._cf_truth),
@@ -188,6 +190,11 @@ class Validation:
             below = _colorfulness(self._small, ab, middle) < target
             low, high = (middle, high) if below else (low, middle)
         return high
+
+
+@jax.jit
+def _matched_error(ab: jax.Array, lab: jax.Array) -> jax.Array:
+    return loss.matched_error(ab, lab).mean()
 
 
 @jax.jit

@@ -146,7 +146,7 @@ def run(argv: list[str] | None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("films", nargs="+", type=Path, metavar="FILM", help="in colour")
-    parser.add_argument("--weights", metavar="FILE", help="(default: the default weights)")
+    parser.add_argument("--weights", metavar="FILE", help="(default: those in the package)")
     parser.add_argument(
         "--min-blend",
         type=float,

@@ -23,7 +23,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -202,8 +201,7 @@ def neutral_highlights(photographs: Photographs) -> dict[str, float]:
     from colorjax.colorizer import neutral
 
     automatic, truth = photographs.automatic, photographs.truth
-    pairs = zip(photographs.analyses, automatic, strict=True)
-    shifted = np.stack([neutral(replace(analysis, ab=ab)) for analysis, ab in pairs])
+    shifted = np.stack([neutral(analysis) for analysis in photographs.analyses])
     shift = (truth - automatic).mean((1, 2), keepdims=True)
     return {
         "automatic": photographs.psnr(automatic),
@@ -279,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--data", metavar="DIR", help="colour photographs")
-    parser.add_argument("--weights", metavar="FILE", help="(default: the default weights)")
+    parser.add_argument("--weights", metavar="FILE", help="(default: those in the package)")
     parser.add_argument("--count", type=int, default=70, help="photographs (default: 70)")
     parser.add_argument("--out", default="experiments/results/hints.json", metavar="FILE")
     parser.add_argument("--picture", metavar="PHOTOGRAPH", help="make a picture of this one")

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,12 +247,19 @@ def scene(lightness=50.0):
     return np.full((32, 32), lightness, np.float32), features, np.full((8, 8), 12.0, np.float32)
 
 
+def seen(ab, lightness, features, spread):
+    """In place of an analysis."""
+    return SimpleNamespace(
+        ab=ab, lightness=lightness, features=features, spread=spread, content_fraction=(1.0, 1.0)
+    )
+
+
 def test_a_films_hint_holds_from_its_time_to_the_next_cut():
     film = FilmHints([Hint(4, 16, RED, time=1.0)])
     ab = np.zeros((8, 8, 2), np.float32)
     changes = []
     for frame in range(40):  # ten a second, with a cut after three seconds
-        out = film(ab, *scene(), (32, 32), (1.0, 1.0), (frame + 1) / 10, frame == 30)
+        out = film(seen(ab, *scene()), (32, 32), (frame + 1) / 10, frame == 30)
         changes.append(np.abs(out - ab).max())
     assert not any(changes[:10]) and min(changes[10:30]) > 15 and not any(changes[30:])
 
@@ -260,8 +268,8 @@ def test_a_films_hint_follows_what_it_was_given_to():
     film = FilmHints([Hint(4, 16, RED)])
     ab = np.zeros((8, 8, 2), np.float32)
     lightness, features, spread = scene()
-    film(ab, lightness, features, spread, (32, 32), (1.0, 1.0), 0.1, False)
-    out = film(ab, lightness, features[:, ::-1], spread, (32, 32), (1.0, 1.0), 0.2, False)
+    film(seen(ab, lightness, features, spread), (32, 32), 0.1, False)
+    out = film(seen(ab, lightness, features[:, ::-1], spread), (32, 32), 0.2, False)
     chroma = np.linalg.norm(out, axis=-1)
     assert chroma[:, 5:].min() > 2 * chroma[:, :3].max()
 

@@ -41,16 +41,18 @@ def test_second_step_does_not_compile_anew():
     assert step.train_step._cache_size() == compiled
 
 
-def test_four_devices_equal_one():
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(VIVID, matched=3.0)])
+def test_four_devices_equal_one(config):
+    """The error at equal colourfulness is of the whole batch, on however many devices it lies."""
     images = photographs()
-    one, losses_one = run(CONFIG, 3, images)
-    four, losses_four = run(CONFIG, 3, images, devices=4)
+    one, losses_one = run(config, 3, images)
+    four, losses_four = run(config, 3, images, devices=4)
     # Sums over the batch come in another order: float32 rounding, through three steps of Adam,
     # which divides by a gradient's size and so magnifies the rounding of near-zero gradients.
     np.testing.assert_allclose(losses_one, losses_four, rtol=1e-4)
     averages = jax.device_get((one.ema, four.ema))
     differences = jax.tree.map(lambda a, b: float(np.abs(a - b).mean()), *averages)
-    assert max(jax.tree.leaves(differences)) < 0.02 * CONFIG.lr
+    assert max(jax.tree.leaves(differences)) < 0.02 * config.lr
 
 
 def test_devices_are_those_of_all_processes_alike(monkeypatch):

@@ -358,11 +358,13 @@ def test_what_begins_from_where(tmp_path, capsys):
         assert starting(tmp_path, *options) == (None, None)
 
 
-def test_an_encoders_rate_is_a_fifth_unless_given():
+def test_what_is_not_given_follows_from_the_rest():
     assert config.resolve({}).encoder_lr == pytest.approx(2e-4)
     assert config.resolve({"lr": 5e-4}).encoder_lr == pytest.approx(1e-4)
     assert config.resolve({"encoder_lr": 0.0}).encoder_lr == 0
-    assert config.resolve({}).matched == 3 and config.resolve({"init": "none"}).matched == 0
+    assert config.resolve({}).matched == 3  # as the default weights were trained
+    for nothing in ({"init": "none"}, {"width": 32}, {"preset": "unet"}, {"preset": "gan"}):
+        assert config.resolve(nothing).matched == 0
 
 
 def test_a_pretrained_encoder_learns_or_stays(photographs, tmp_path, capsys):

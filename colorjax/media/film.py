@@ -167,10 +167,8 @@ def _hinted(
             with outcome.working("network"):
                 seen = colorizer.analyze(frame.pixels)
                 until = float((frame.pts + frame.duration - first) * time_base)
-                network = seen.lightness, seen.features, seen.spread
                 size = frame.pixels.shape[0], frame.pixels.shape[1]
-                is_cut = steady.is_cut(seen.lightness)
-                ab = hints(seen.ab, *network, size, seen.content_fraction, until, is_cut)
+                ab = hints(seen, size, until, steady.is_cut(seen.lightness))
                 ab = steady(seen.lightness, ab)
             yield frame, ab, seen.content_fraction
 

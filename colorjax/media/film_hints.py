@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from colorjax.colorizer import Analysis
 from colorjax.hints import Hint, Places, solve, to_marks, within_gamut
 
 _REACH = 3.0  # of a hint in a film, whose things move, times its reach in a photograph
@@ -20,38 +21,27 @@ class FilmHints:
         self._added: Callable[[Places], np.ndarray] | None = None
 
     def __call__(
-        self,
-        ab: np.ndarray,
-        lightness: np.ndarray,
-        features: np.ndarray,
-        spread: np.ndarray | None,
-        size: tuple[int, int],
-        content_fraction: tuple[float, float],
-        until: float,
-        is_cut: bool,
+        self, seen: Analysis, size: tuple[int, int], until: float, is_cut: bool
     ) -> np.ndarray:
-        """Add the hints to the automatic colour of the next frame: ab `h w 2` → `h w 2`.
+        """Add the hints to the automatic colour of the next frame: ab `h w 2`.
 
         Args:
-            ab: automatic.
-            lightness: as for `hints.apply`, as are features, spread and content_fraction.
-            features: of the decoder.
-            spread: of the predicted distribution.
+            seen: what the network says of the frame.
             size: height and width of the frame.
-            content_fraction: of ab, that the frame fills.
             until: the time in seconds at which the next frame takes its place.
             is_cut: whether another scene begins.
         """
         if is_cut:
             self._known, self._added = [], None
+        ab = seen.ab
         new = [hint for hint in self.waiting if (hint.time or 0) < until]
         if not (new or self._added):
             return ab
-        cells = Places.of_cells(lightness, features, spread)
+        cells = Places.of_cells(seen.lightness, seen.features, seen.spread)
         if new:
             self.waiting = self.waiting[len(new) :]
             height, width = ab.shape[:2]
-            content = content_fraction[0] * height, content_fraction[1] * width
+            content = seen.content_fraction[0] * height, seen.content_fraction[1] * width
             marks = to_marks(new, size, content, self.reach)
             numbers = marks.cells(height, width)
             places = cells.at(numbers)

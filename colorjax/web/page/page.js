@@ -193,9 +193,9 @@ function edited(number, changes) {
 }
 
 const addHint = trying(async place => {
-  if ($('eyedropper').getAttribute('aria-pressed') === 'true') return pickColor(place);
   const item = current;
   if (!item) return;
+  if ($('eyedropper').getAttribute('aria-pressed') === 'true') return pickColor(place);
   const found = await server.suggest(item.id, place.x, place.y);
   if (item !== current) return;
   const color = found[0] ?? picture.colorAt(place.x, place.y);
