@@ -239,7 +239,7 @@ def test_confidence_is_high_where_one_bin_stands_out(bins):
 
 
 # Of colorjax/weights/colorjax.safetensors; the model card beside it says what they are.
-SHA256 = "965a4f47fc31d8ea16830101e0cf6e2a620634aa33f213867acd43517cd86f29"
+SHA256 = "8a631b86af8d771bce32bb9e8c48eab62f931414811424764532836af03c7fbf"
 
 
 def test_default_weights_are_the_ones_described():
