@@ -159,7 +159,7 @@ def to_marks(
     """
     scale = np.divide(content, size)  # cells a pixel
     discs = [_disc(hint, scale, content) for hint in hints]
-    middles = np.array([(hint.y, hint.x) for hint in hints]) + 0.5
+    middles = np.floor([(hint.y, hint.x) for hint in hints]) + 0.5  # of their pixels
     own = np.arange(len(hints))
     own = np.concatenate([own, np.repeat(own, [len(disc) for disc in discs])])
     reaches = np.array([reach if hint.reach is None else hint.reach for hint in hints])

@@ -29,4 +29,4 @@ def test_shipped_weights_color_the_examples_as_always(path, colorizer):
     expected = np.array(json.loads(THUMBNAILS.read_text())[path.name])
     # Rounding differs between machines; another network or decoding differs by far more.
     np.testing.assert_allclose(found, expected, atol=2)
-    assert np.ptp(expected, axis=2).max() > 20  # they have colour
+    assert np.ptp(expected, axis=2).max() >= 20  # they have colour
