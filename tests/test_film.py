@@ -176,7 +176,7 @@ def rgb(frame):
 
 
 @pytest.fixture
-def run(weights, capsys):  # noqa: F811
+def run(weights, capsys):  # noqa: F811 (the fixture)
     def run(*argv):
         options = ["--weights", weights, "--working-size", "32"]
         status = colorize.main([str(word) for word in (*argv, *options)])
@@ -620,7 +620,7 @@ def test_an_error_of_a_stage_reaches_the_end():
 # ----------------------------------------------------------------------------------- bad input
 
 
-def test_bad_films_get_a_sentence_and_write_nothing(weights, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_bad_films_get_a_sentence_and_write_nothing(weights, tmp_path, capsys, monkeypatch):  # noqa: F811 (the fixture)
     good = make(tmp_path / "good.mp4", 3)
     text, empty = tmp_path / "text.mp4", tmp_path / "empty.mkv"
     text.write_bytes(b"This is no film. " * 500)
@@ -751,7 +751,7 @@ def test_interrupted_it_says_how_far_it_came(run, tmp_path, monkeypatch, name):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_stopped_in_a_process_of_its_own(tmp_path, weights):  # noqa: F811
+def test_stopped_in_a_process_of_its_own(tmp_path, weights):  # noqa: F811 (the fixture)
     """Nothing is under the final name at any time; Ctrl-C leaves nothing, though threads run."""
     source, target = make(tmp_path / "in.mp4", 600), tmp_path / "out.mp4"
     command = [sys.executable, ROOT / "colorize.py", source, target, "--weights", weights]

@@ -120,14 +120,14 @@ class UNet(nn.Module):
         for level, blocks in enumerate(self.encoder):
             if level:
                 x = self.down[level - 1](F.pixel_unshuffle(x, 2))
-            for index, block in enumerate(blocks):  # type: ignore[arg-type]
+            for index, block in enumerate(blocks):  # type: ignore[arg-type] - a ModuleList has no element type
                 if level == 2 and index == 2:
                     x = self.context(x)
                 x = block(x)
             skips.append(x)
         for level in (1, 0):
             x = F.interpolate(self.up[level](x), scale_factor=2) + skips[level]
-            for block in self.decoder[level]:  # type: ignore[union-attr]
+            for block in self.decoder[level]:  # type: ignore[union-attr] - likewise
                 x = block(x)
         x = self.head(F.relu(self.norm(x))).float()
         return 128 * torch.tanh(x)
